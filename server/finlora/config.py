@@ -1,0 +1,123 @@
+"""Every setting of the server, its default and its bounds, written once.
+
+Order of precedence: command-line flag, `FINLORA_*` variable, TOML file named by `FINLORA_CONFIG`,
+default. This module reads no device and no model.
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from finlora.errors import ConfigError
+
+DEFAULT_BASE = "smollm2-135m-instruct"
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Quantization(StrEnum):
+    """How the linear layers of the base are stored."""
+
+    NF4 = "nf4"
+    FP4 = "fp4"
+    INT8 = "int8"
+    NONE = "none"
+
+
+class Settings(BaseSettings):
+    """What one server process runs with."""
+
+    model_config = SettingsConfigDict(env_prefix="FINLORA_", frozen=True, extra="ignore")
+
+    model: Annotated[str, Field(description="embedded base, local folder or hub id")] = DEFAULT_BASE
+    quantization: Annotated[
+        Quantization, Field(description="storage of the linear layers (none: 16 bits)")
+    ] = Quantization.NF4
+    device: Annotated[str, Field(description="cpu, cuda or auto")] = "auto"
+    threads: Annotated[NonNegativeInt, Field(description="CPU threads; 0: physical cores")] = 0
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port; 0 picks a free one")] = 8000
+    api_key: Annotated[SecretStr | None, Field(description="key for /v1 (env preferred)")] = None
+    admin_key: Annotated[SecretStr | None, Field(description="key for administration")] = None
+    insecure: Annotated[bool, Field(description="allow a public address without a key")] = False
+    max_body_bytes: Annotated[PositiveInt, Field(description="largest request body")] = 4 * MIB
+    shutdown_seconds: Annotated[NonNegativeInt, Field(description="time to drain requests")] = 20
+    metrics_max_adapters: Annotated[
+        NonNegativeInt, Field(description="adapters with series of their own")
+    ] = 100
+
+    registry: Annotated[Path | None, Field(description="folder of the adapter registry")] = None
+    strict: Annotated[
+        bool, Field(description="refuse adapters trained on another or unknown quantisation")
+    ] = False
+
+    max_num_seqs: Annotated[PositiveInt, Field(description="sequences in one batch")] = 64
+    max_num_batched_tokens: Annotated[PositiveInt, Field(description="tokens in one step")] = 2048
+    max_model_len: Annotated[
+        NonNegativeInt, Field(description="longest prompt + output; 0: the base's own, up to 4096")
+    ] = 0
+    max_num_waiting: Annotated[PositiveInt, Field(description="requests queued before 503")] = 1024
+    max_loras: Annotated[NonNegativeInt, Field(description="adapter slots; 0: no adapters")] = 16
+    max_lora_rank: Annotated[int, Field(ge=1, le=512, description="largest rank")] = 64
+    kv_cache_bytes: Annotated[PositiveInt, Field(description="memory for keys and values")] = GIB
+    adapter_cache_bytes: Annotated[
+        PositiveInt, Field(description="memory for adapters waiting outside the slots")
+    ] = GIB
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then variables, then the TOML file that `FINLORA_CONFIG` names."""
+        file = os.environ.get("FINLORA_CONFIG")
+        if file is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags that were given (None: not given), environment, file and defaults.
+
+    Raises ConfigError with one line per wrong setting.
+    """
+    file = os.environ.get("FINLORA_CONFIG")
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"FINLORA_CONFIG names {file}, which is not a file")
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("; ".join(lines)) from error
+
+
+def cache_folder() -> Path:
+    """Where fetched and quantised bases live: `FINLORA_CACHE`, else the XDG cache."""
+    if folder := os.environ.get("FINLORA_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finlora"
+
+
+def registry_folder(settings: Settings) -> Path:
+    """The registry: flag or variable, else `./adapters_registry`, else the XDG data folder."""
+    if settings.registry is not None:
+        return settings.registry
+    local = Path("adapters_registry")
+    if local.is_dir():
+        return local.resolve()
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "finlora" / "adapters_registry"

@@ -1,0 +1,68 @@
+"""How the tokens of one request are chosen and when it ends."""
+
+import math
+from dataclasses import dataclass, field
+
+from finlora.errors import InvalidSamplingParamsError
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Sampling and stopping of one sequence. Raises InvalidSamplingParamsError with `param`."""
+
+    max_tokens: int = 16  # 0: only the prompt is run (for its log-probabilities)
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; 0: of the chosen token; k: and of the k likeliest
+    prompt_logprobs: int | None = None  # the same for every prompt token but the first
+    stream: bool = False  # False: one RequestOutput at the end
+
+    def __post_init__(self) -> None:
+        self._check("max_tokens", self.max_tokens >= 0, "must be at least 0")
+        self._check("temperature", 0 <= self.temperature <= 100, "must be from 0 to 100")
+        self._check("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1")
+        self._check("top_k", self.top_k >= 0, "must be at least 0")
+        self._check("min_p", 0 <= self.min_p <= 1, "must be from 0 to 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._check(name, -2 <= getattr(self, name) <= 2, "must be from -2 to 2")
+        self._check(
+            "repetition_penalty", 0 < self.repetition_penalty <= 100, "must be above 0, at most 100"
+        )
+        for bias in self.logit_bias.values():
+            self._check("logit_bias", -100 <= bias <= 100, "values must be from -100 to 100")
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            self._check(
+                name, value is None or 0 <= value <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"
+            )
+        self._check("stop", all(self.stop), "must not contain an empty string")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without a draw."""
+        return self.temperature == 0
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the logits depend on the tokens so far."""
+        return not (
+            self.presence_penalty == 0
+            and self.frequency_penalty == 0
+            and math.isclose(self.repetition_penalty, 1.0)
+        )
+
+    def _check(self, param: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise InvalidSamplingParamsError(f"{param} {what}", param=param)

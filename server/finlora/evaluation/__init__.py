@@ -1,0 +1,1 @@
+"""Scores of adapters, measured on the serving path."""

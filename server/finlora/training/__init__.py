@@ -1,0 +1,1 @@
+"""QLoRA training on exactly the base that is served."""
