@@ -1,0 +1,66 @@
+# What people and CI call; `make help` lists the targets. Nothing but Python >= 3.11 and make is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# An index with CPU builds of torch; where it is not set, pip takes what its own index carries
+# (on Linux usually the CUDA build, several gigabytes).
+TORCH_INDEX ?=
+# Not `?=`: some shells export HOST. Empty means the server's own default.
+HOST =
+PORT =
+ARGS =
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -c constraints.txt
+NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow check format bench-peers clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# With glibc's default thresholds every large activation is mapped and unmapped by the kernel again,
+# which can cost half of a prefill step; these keep freed blocks in the process.
+serve: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+serve: export MALLOC_TRIM_THRESHOLD_ = 17179869184
+serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, ARGS=)
+	@$(BIN)/finlora serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
+
+test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term $(ARGS)
+
+test-slow: $(VENV)/.dev  ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Rewrite the code as ruff has it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
+	$(BIN)/python -m loadtest.peers.run $(ARGS)
+
+clean:  ## Remove what tools left behind; the next target installs again
+	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.dev
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(NEEDS)")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and alone: its index need not carry the other packages.
+$(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	$(PIP) -e '.[dev,bench]'
+	@touch $@
