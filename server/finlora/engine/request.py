@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from finlora.adapters.adapter import Adapter
+from finlora.engine.detokenizer import Detokenizer
 from finlora.engine.sampling_params import SamplingParams
 from finlora.errors import FinLoRAError
 
@@ -72,12 +73,38 @@ class Request:
     params: SamplingParams
     adapter: Adapter | None
     seed: int
+    detokenizer: Detokenizer
+    eos_token_ids: frozenset[int] = frozenset()
     cache_salt: str = ""
     arrival_time: float = field(default_factory=time.monotonic)
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
     num_preemptions: int = 0
+    start_time: float | None = None  # first admission
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+    num_emitted_tokens: int = 0  # of the output, given out by earlier RequestOutputs
+
+    @property
+    def started(self) -> bool:
+        """Whether the request has ever run."""
+        return self.start_time is not None
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Whether log-probabilities of prompt tokens are still to be computed."""
+        return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < len(
+            self.prompt_token_ids
+        )
+
+    def start(self) -> None:
+        """The request runs now, for the first time or again."""
+        self.status = RequestStatus.RUNNING
+        if self.start_time is None:
+            self.start_time = time.monotonic()
 
     @property
     def num_tokens(self) -> int:

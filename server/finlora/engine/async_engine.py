@@ -1,0 +1,173 @@
+"""The engine behind asyncio: one thread steps it, coroutines await its outputs.
+
+One queue with one message type leads into the thread; outputs come back one call per step.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from finlora.adapters.adapter import Adapter
+from finlora.engine.llm_engine import LLMEngine
+from finlora.engine.request import Request, RequestOutput
+from finlora.engine.sampling_params import SamplingParams
+from finlora.engine.stats import EngineStats
+from finlora.errors import EngineOverloadedError, EngineStoppedError
+
+logger = logging.getLogger(__name__)
+
+# A wake-up that got lost must not stop the server for good.
+IDLE_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """To the engine thread: any field that is set is acted on; an empty one only wakes it."""
+
+    add: Request | None = None
+    abort: str | None = None
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    loop: asyncio.AbstractEventLoop
+    outputs: asyncio.Queue[RequestOutput]
+
+
+class AsyncEngine:
+    """Owns the engine and its thread. `generate` may be called from any event loop."""
+
+    def __init__(self, engine: LLMEngine, *, max_num_requests: int) -> None:
+        self.spec = engine.spec
+        self.max_model_len = engine.max_model_len
+        self._engine = engine
+        self._max_num_requests = max_num_requests
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._accepting = False
+        self._failed = False
+        engine.adapters.on_loaded = lambda: self._inbox.put(_Message())
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._accepting and not self._failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine thread died; only a restart helps."""
+        return self._failed
+
+    def start(self) -> None:
+        """Start the thread and take requests."""
+        self._accepting = True
+        self._thread.start()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Take no more requests, let the running ones finish, end the rest with an error."""
+        self._accepting = False
+        deadline = asyncio.get_running_loop().time() + drain_seconds
+        while self._streams and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        self._inbox.put(_Message(stop=True))
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+        self._engine.close()
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        cache_salt: str = "",
+    ) -> AsyncIterator[RequestOutput]:
+        """Outputs of one request, the last with a finish reason. Closing the iterator aborts it.
+
+        Raises, before the first output: EngineStoppedError, EngineOverloadedError,
+        PromptTooLongError, RequestError, AdapterError; later: the error that ended the request.
+        """
+        if not self.ready:
+            raise EngineStoppedError("the engine does not take requests now")
+        if len(self._streams) >= self._max_num_requests:
+            raise EngineOverloadedError(f"{len(self._streams)} requests are queued already")
+        request = self._engine.make_request(
+            request_id, prompt_token_ids, params, adapter=adapter, cache_salt=cache_salt
+        )
+        stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
+        self._streams[request_id] = stream
+        self._inbox.put(_Message(add=request))
+        finished = False
+        try:
+            if self._failed:  # the thread may have died before it could see the request
+                raise EngineStoppedError("the engine has failed")
+            while not finished:
+                output = await stream.outputs.get()
+                finished = output.finish_reason is not None
+                if output.error is not None:
+                    raise output.error
+                yield output
+        finally:
+            del self._streams[request_id]
+            if not finished:
+                self._inbox.put(_Message(abort=request_id))
+
+    def stats(self) -> EngineStats:
+        """The engine's state."""
+        return self._engine.stats()
+
+    def _run(self) -> None:
+        try:
+            while self._take_messages():
+                self._deliver(self._engine.step())
+        except Exception:
+            logger.exception("the engine thread died")
+            self._failed = True
+        self._end_requests()
+
+    def _end_requests(self) -> None:
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if message.add is not None:
+                self._engine.add_request(message.add)
+        stopped = EngineStoppedError("the engine stopped before the request was done")
+        self._deliver(self._engine.fail_all(stopped))
+
+    def _take_messages(self) -> bool:
+        """Act on what lies in the inbox, waiting for it when there is nothing to step."""
+        idle = not self._engine.has_requests or self._engine.last_step_was_idle
+        try:
+            message = self._inbox.get(block=idle, timeout=IDLE_POLL_SECONDS if idle else None)
+            while True:
+                if message.stop:
+                    return False
+                if message.add is not None:
+                    self._engine.add_request(message.add)
+                if message.abort is not None:
+                    self._engine.abort_request(message.abort)
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            return True
+
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:  # else: the client has gone
+                by_loop.setdefault(stream.loop, []).append((stream, output))
+        for loop, deliveries in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_put_all, deliveries)
+            except RuntimeError:  # the loop closed under its requests
+                logger.warning("an event loop closed with %d outputs to go", len(deliveries))
+
+
+def _put_all(deliveries: list[tuple[_Stream, RequestOutput]]) -> None:
+    for stream, output in deliveries:
+        stream.outputs.put_nowait(output)

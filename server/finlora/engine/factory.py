@@ -1,0 +1,136 @@
+"""Puts an engine together: base, cache, slots, warm-up, and the check that it computes right."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from finlora.adapters.cache import AdapterCache
+from finlora.adapters.registry import AdapterRegistry
+from finlora.config import Settings
+from finlora.engine import lora
+from finlora.engine.golden import GoldenCheck
+from finlora.engine.kv_cache import KVCache, KVLayout
+from finlora.engine.llm_engine import EngineParts, LLMEngine
+from finlora.engine.lora import AdapterWeights, LoRASlots
+from finlora.engine.lora_loader import LoRALoader, squared_row_norms
+from finlora.engine.model_runner import ModelRunner
+from finlora.engine.scheduler import Scheduler
+from finlora.metrics import Metrics
+from finlora.model import LoadedBase, load_base, memory_bytes, pack
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_MODEL_LEN = 4096
+# Rows of logits that one step may make for log-probabilities of prompts: 100 MB at a vocabulary
+# of 50,000 in float32.
+MAX_LOGITS_ROWS = 512
+
+
+def build_engine(
+    settings: Settings,
+    registry: AdapterRegistry,
+    metrics: Metrics,
+    *,
+    report: Callable[[str], None] = logger.info,
+) -> LLMEngine:
+    """Load the base and warm it up, in this thread (trap: packing is not thread-safe).
+
+    `report` is told each phase. Raises BaseModelError, ConfigError.
+    """
+    started = time.perf_counter()
+    report(f"loading {settings.model} ({settings.quantization})")
+    base = load_base(settings.model, settings.quantization, device=settings.device)
+    engine = assemble(base, settings, registry, metrics, report=report)
+    report(f"ready after {time.perf_counter() - started:.1f} s")
+    return engine
+
+
+def assemble(
+    base: LoadedBase,
+    settings: Settings,
+    registry: AdapterRegistry,
+    metrics: Metrics,
+    *,
+    report: Callable[[str], None] = logger.info,
+) -> LLMEngine:
+    """An engine around a freshly loaded base; takes the base over."""
+    golden = GoldenCheck.record(base.model, base.spec)
+    with torch.inference_mode():
+        row_norms = squared_row_norms(base.model, list(base.spec.linear_layers))
+    report("packing and warming up")
+    pack(base.model)
+    base_layers = {name: base.model.get_submodule(name) for name in base.spec.linear_layers}
+    kv_cache = _kv_cache(base, settings)
+    slots = LoRASlots(
+        base.spec.linear_layers,
+        max_loras=settings.max_loras,
+        max_rank=settings.max_lora_rank,
+        dtype=base.compute_dtype,
+        device=str(base.device),
+    )
+    if settings.max_loras:
+        lora.wrap(base.model, slots)
+    loader = LoRALoader(
+        registry.read,
+        base.spec,
+        base_layers,
+        row_norms,
+        max_rank=settings.max_lora_rank,
+        dtype=base.compute_dtype,
+    )
+    adapters: AdapterCache[AdapterWeights] = AdapterCache(
+        loader,
+        slots.write,
+        max_loras=settings.max_loras,
+        max_bytes=settings.adapter_cache_bytes,
+        observer=metrics,
+    )
+    engine = LLMEngine(
+        EngineParts(
+            runner=ModelRunner(base.model, kv_cache, slots),
+            scheduler=Scheduler(
+                kv_cache,
+                adapters,
+                max_num_seqs=settings.max_num_seqs,
+                max_num_batched_tokens=settings.max_num_batched_tokens,
+                max_logits_rows=MAX_LOGITS_ROWS,
+            ),
+            kv_cache=kv_cache,
+            adapters=adapters,
+            tokenizer=base.tokenizer.backend_tokenizer,
+            spec=base.spec,
+            metrics=metrics,
+            base_bytes=memory_bytes(base.model),
+            slots=slots,
+        )
+    )
+    golden.verify(engine)
+    return engine
+
+
+def _kv_cache(base: LoadedBase, settings: Settings) -> KVCache:
+    own = base.spec.max_position_embeddings
+    max_model_len = settings.max_model_len or min(own, DEFAULT_MAX_MODEL_LEN)
+    if max_model_len > own:
+        logger.warning("max_model_len=%d is more than the %d of the base", max_model_len, own)
+    return KVCache(
+        _kv_layout(base.model, base.compute_dtype),
+        num_bytes=settings.kv_cache_bytes,
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=max_model_len,
+        device=base.device,
+    )
+
+
+def _kv_layout(model: PreTrainedModel, dtype: torch.dtype) -> KVLayout:
+    config = model.config.get_text_config()
+    num_heads = config.num_attention_heads
+    return KVLayout(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+        dtype=dtype,
+    )

@@ -1,0 +1,119 @@
+"""Keys and values of all sequences: one pool of token-sized pages, and who owns which page.
+
+A page holds one token, so nothing is ever reserved that is not used and a prefix can be shared at
+any length. Page 0 is never given out and stays zero: padding points to it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finlora.errors import ConfigError
+
+PADDING_PAGE = 0
+# Contexts are read in multiples of this many pages. Whole vector registers make the sums over a
+# sequence's own keys independent of how far its batch mates reach.
+CONTEXT_PADDING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """Shape of one token's keys and values in every layer."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token over all layers."""
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class KVCache:
+    """Owns the pages; a sequence owns a row of the page table while it runs."""
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        *,
+        num_bytes: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        device: torch.device,
+    ) -> None:
+        self.layout = layout
+        self.max_model_len = max_model_len
+        wanted = min(num_bytes // layout.bytes_per_token, max_num_seqs * max_model_len)
+        if wanted < max_model_len:
+            need = max_model_len * layout.bytes_per_token
+            raise ConfigError(
+                f"kv_cache_bytes={num_bytes} cannot hold one sequence of max_model_len="
+                f"{max_model_len}: give at least {need} bytes or a smaller max_model_len"
+            )
+        self.num_pages = wanted
+        # Layer by layer [pages, 2 (key, value), kv heads, head size]: a token's key and value are
+        # gathered in one read.
+        shape = (wanted + 1, 2, layout.num_kv_heads, layout.head_dim)
+        self.pools = [
+            torch.zeros(shape, dtype=layout.dtype, device=device) for _ in range(layout.num_layers)
+        ]
+        # A row per sequence; unused entries point to the padding page.
+        columns = -(-max_model_len // CONTEXT_PADDING) * CONTEXT_PADDING
+        self.table: npt.NDArray[np.int64] = np.zeros((max_num_seqs, columns), np.int64)
+        self._free_pages = np.arange(wanted, 0, -1, dtype=np.int64)
+        self._num_free_pages = wanted
+        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._lengths = [0] * max_num_seqs
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages that nobody owns."""
+        return self._num_free_pages
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the pool."""
+        return (self.num_pages + 1) * self.layout.bytes_per_token
+
+    @property
+    def usage(self) -> float:
+        """Share of the pages that are owned, 0 to 1."""
+        return 1 - self._num_free_pages / self.num_pages
+
+    def open(self) -> int:
+        """Give a new sequence its row."""
+        return self._free_rows.pop()
+
+    def extend(self, row: int, num_tokens: int) -> npt.NDArray[np.int64]:
+        """Append pages for `num_tokens` more tokens; the caller has checked `num_free_pages`."""
+        assert num_tokens <= self._num_free_pages
+        left = self._num_free_pages - num_tokens
+        pages = self._free_pages[left : self._num_free_pages].copy()
+        start = self._lengths[row]
+        self.table[row, start : start + num_tokens] = pages
+        self._num_free_pages = left
+        self._lengths[row] = start + num_tokens
+        return pages
+
+    def close(self, row: int) -> None:
+        """Take the row and all of its pages back."""
+        length = self._lengths[row]
+        freed = self._num_free_pages + length
+        self._free_pages[self._num_free_pages : freed] = self.table[row, :length]
+        self._num_free_pages = freed
+        self.table[row, :length] = PADDING_PAGE
+        self._lengths[row] = 0
+        self._free_rows.append(row)
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError unless every page is owned exactly once, by a row or by nobody."""
+        owned = [self.table[row, :length] for row, length in enumerate(self._lengths)]
+        pages = np.concatenate([self._free_pages[: self._num_free_pages], *owned])
+        if not np.array_equal(np.sort(pages), np.arange(1, self.num_pages + 1)):
+            raise RuntimeError("KV cache: a page is lost or owned twice")
+        if len(self._free_rows) + sum(length > 0 for length in self._lengths) > len(self._lengths):
+            raise RuntimeError("KV cache: a row is free and owned")

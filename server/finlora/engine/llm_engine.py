@@ -1,0 +1,326 @@
+"""The engine: add requests, step until they are done. One thread drives it."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from finlora.adapters.adapter import Adapter
+from finlora.adapters.cache import AdapterCache
+from finlora.bases.spec import BaseSpec
+from finlora.engine.detokenizer import Detokenizer
+from finlora.engine.kv_cache import KVCache
+from finlora.engine.lora import AdapterWeights, LoRASlots
+from finlora.engine.model_runner import BatchLogits, ModelRunner
+from finlora.engine.request import (
+    FinishReason,
+    Request,
+    RequestOutput,
+    RequestStatus,
+)
+from finlora.engine.sampler import Sampled, Sampler, token_logprobs
+from finlora.engine.sampling_params import SamplingParams
+from finlora.engine.scheduler import Batch, Scheduler
+from finlora.engine.stats import EngineStats
+from finlora.errors import (
+    AdapterIncompatibleError,
+    EngineError,
+    FinLoRAError,
+    PromptTooLongError,
+    RequestError,
+)
+from finlora.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+STATUS_OF_REASON = {
+    FinishReason.STOP: RequestStatus.FINISHED_STOP,
+    FinishReason.LENGTH: RequestStatus.FINISHED_LENGTH,
+    FinishReason.ABORT: RequestStatus.FINISHED_ABORT,
+    FinishReason.ERROR: RequestStatus.FINISHED_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What an engine is put together from (see factory.py)."""
+
+    runner: ModelRunner
+    scheduler: Scheduler
+    kv_cache: KVCache
+    adapters: AdapterCache[AdapterWeights]
+    tokenizer: Tokenizer
+    spec: BaseSpec
+    metrics: Metrics
+    base_bytes: dict[str, int]
+    slots: LoRASlots
+
+
+class LLMEngine:
+    """Runs requests in mixed batches; a request's failure stays its own."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self.spec = parts.spec
+        self.adapters = parts.adapters
+        self.max_model_len = parts.kv_cache.max_model_len
+        self._parts = parts
+        self._runner = parts.runner
+        self._scheduler = parts.scheduler
+        self._sampler = Sampler()
+        self._metrics = parts.metrics
+        self._requests: dict[str, Request] = {}
+        self.last_step_was_idle = True
+
+    def make_request(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        adapter: Adapter | None = None,
+        cache_salt: str = "",
+    ) -> Request:
+        """A checked request; safe from any thread.
+
+        Raises PromptTooLongError, RequestError, AdapterIncompatibleError.
+        """
+        if not prompt_token_ids:
+            raise RequestError("the prompt has no tokens", param="prompt")
+        num_tokens = len(prompt_token_ids) + params.max_tokens
+        if num_tokens > self.max_model_len:
+            raise PromptTooLongError(
+                f"this model's context is {self.max_model_len} tokens; {len(prompt_token_ids)} of "
+                f"prompt and {params.max_tokens} of output (max_tokens) make {num_tokens}",
+                param="prompt",
+            )
+        if adapter is not None and self.adapters.max_loras == 0:
+            raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
+        own_eos = (adapter.manifest.eos_token_ids or []) if adapter is not None else []
+        return Request(
+            request_id=request_id,
+            prompt_token_ids=prompt_token_ids,
+            params=params,
+            adapter=adapter,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            detokenizer=Detokenizer(self._parts.tokenizer, prompt_token_ids, params.stop),
+            eos_token_ids=frozenset([*self.spec.eos_token_ids, *own_eos]),
+            cache_salt=cache_salt,
+        )
+
+    def add_request(self, request: Request) -> None:
+        """Queue a request made by `make_request`."""
+        self._requests[request.request_id] = request
+        self._scheduler.add(request)
+
+    def abort_request(self, request_id: str) -> None:
+        """Forget a request, wherever it stands; unknown or finished ones are ignored."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, FinishReason.ABORT)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self._requests)
+
+    def step(self) -> list[RequestOutput]:
+        """Run one batch; what became of its requests."""
+        outputs = [
+            self._fail(request, error) for request, error in self._scheduler.take_unloadable()
+        ]
+        started = time.perf_counter()
+        batch = self._schedule()
+        self.last_step_was_idle = not batch.sequences
+        if not batch.sequences:
+            return outputs
+        try:
+            logits = self._runner.run(batch)
+            self._scheduler.advance(batch)
+            self._add_prompt_logprobs(logits)
+            sampling = [s.request for s in batch.sequences if s.samples]
+            sampled = self._sampler.sample(logits.next_token, sampling)
+        except Exception:
+            logger.exception("a step failed; its %d requests end", len(batch.sequences))
+            error = EngineError("the engine failed while it ran this request")
+            return outputs + [self._fail(s.request, error) for s in batch.sequences]
+        outputs += self._take_tokens(sampling, sampled)
+        self._observe_step(batch, time.perf_counter() - started)
+        return outputs
+
+    def fail_all(self, error: FinLoRAError) -> list[RequestOutput]:
+        """End every request with the error."""
+        return [self._fail(request, error) for request in list(self._requests.values())]
+
+    def stats(self) -> EngineStats:
+        """The state at this moment; safe from any thread (a torn read is off by one request)."""
+        parts = self._parts
+        running = list(self._scheduler.running)
+        waiting = list(self._scheduler.waiting)
+        return EngineStats(
+            num_running=len(running),
+            num_waiting=len(waiting),
+            kv_cache_usage=parts.kv_cache.usage,
+            memory_bytes={
+                **{f"base_{part}": size for part, size in parts.base_bytes.items()},
+                "kv_cache": parts.kv_cache.num_bytes,
+                "adapter_slots": parts.slots.num_bytes,
+                "adapter_cache": parts.adapters.ram_bytes,
+            },
+            num_adapters={"slot": parts.adapters.num_resident, "ram": parts.adapters.num_in_ram},
+            max_loras=parts.adapters.max_loras,
+            running_adapters=_names(r.request for r in running),
+            waiting_adapters=_names(waiting),
+        )
+
+    def check_idle(self) -> None:
+        """Raise RuntimeError when a request, page, pin or slot is left behind."""
+        if self._requests:
+            raise RuntimeError(f"engine: {len(self._requests)} requests are left")
+        self._scheduler.check_idle()
+        self._parts.kv_cache.check_integrity()
+        self._parts.adapters.check_idle()
+        if self._parts.kv_cache.usage:
+            raise RuntimeError("engine: KV pages are left")
+
+    def close(self) -> None:
+        """Stop the loader thread."""
+        self._parts.adapters.close()
+
+    def _schedule(self) -> Batch:
+        before = self._scheduler.num_preemptions
+        batch = self._scheduler.schedule()
+        for _ in range(self._scheduler.num_preemptions - before):
+            self._metrics.preempted()
+        return batch
+
+    def _add_prompt_logprobs(self, logits: BatchLogits) -> None:
+        for sequence, rows in logits.prompt:
+            request = sequence.request
+            num_known = len(request.prompt_logprobs)
+            stop = min(sequence.start + sequence.num_tokens, len(request.prompt_token_ids) - 1)
+            # After a preemption the chunk may begin with positions that are known already.
+            start = num_known - 1
+            if start >= stop:
+                continue
+            num_top = request.params.prompt_logprobs or 0
+            request.prompt_logprobs += token_logprobs(
+                rows[start - sequence.start : stop - sequence.start],
+                request.prompt_token_ids[start + 1 : stop + 1],
+                num_top,
+            )
+
+    def _take_tokens(self, requests: list[Request], sampled: list[Sampled]) -> list[RequestOutput]:
+        outputs = []
+        now = time.monotonic()
+        for request, token in zip(requests, sampled, strict=True):
+            if token.token_id is None:
+                error = EngineError("the model gave logits that are not finite")
+                outputs.append(self._fail(request, error))
+                continue
+            if request.params.max_tokens:
+                self._append(request, token, now)
+            reason, stop_reason = _finish_reason(request, token.token_id)
+            if reason is not None:
+                outputs.append(self._finish(request, reason, stop_reason))
+            elif request.params.stream:
+                outputs.append(_emit(request))
+        return outputs
+
+    def _append(self, request: Request, token: Sampled, now: float) -> None:
+        assert token.token_id is not None
+        request.output_token_ids.append(token.token_id)
+        if token.logprob is not None:
+            request.logprobs.append(token.logprob)
+        if request.last_token_time is None:
+            request.first_token_time = now
+        else:
+            self._metrics.token_emitted(now - request.last_token_time)
+        request.last_token_time = now
+
+    def _fail(self, request: Request, error: FinLoRAError) -> RequestOutput:
+        return self._finish(request, FinishReason.ERROR, error=error)
+
+    def _finish(
+        self,
+        request: Request,
+        reason: FinishReason,
+        stop_reason: str | int | None = None,
+        error: FinLoRAError | None = None,
+    ) -> RequestOutput:
+        self._scheduler.finish(request, STATUS_OF_REASON[reason])
+        del self._requests[request.request_id]
+        self._observe_request(request, reason)
+        return _emit(request, reason, stop_reason, error)
+
+    def _observe_request(self, request: Request, reason: FinishReason) -> None:
+        arrival, start, first = request.arrival_time, request.start_time, request.first_token_time
+        self._metrics.request_finished(
+            None if request.adapter is None else request.adapter.name,
+            reason.value,
+            num_prompt_tokens=len(request.prompt_token_ids),
+            num_output_tokens=len(request.output_token_ids),
+            queue_seconds=None if start is None else start - arrival,
+            ttft_seconds=None if first is None else first - arrival,
+            e2e_seconds=time.monotonic() - arrival,
+        )
+
+    def _observe_step(self, batch: Batch, seconds: float) -> None:
+        self._metrics.step(
+            num_tokens=batch.num_tokens,
+            num_seqs=len(batch.sequences),
+            num_adapters=len({s.request.digest for s in batch.sequences} - {None}),
+            seconds=seconds,
+        )
+
+
+def _finish_reason(request: Request, token_id: int) -> tuple[FinishReason | None, str | int | None]:
+    params = request.params
+    if params.max_tokens == 0:  # only the prompt was asked for
+        return FinishReason.LENGTH, None
+    if token_id in request.eos_token_ids and not params.ignore_eos:
+        return FinishReason.STOP, None
+    if token_id in params.stop_token_ids:
+        return FinishReason.STOP, token_id
+    if request.detokenizer.append(token_id):
+        return FinishReason.STOP, request.detokenizer.stop_reason
+    if len(request.output_token_ids) >= params.max_tokens:
+        return FinishReason.LENGTH, None
+    return None, None
+
+
+def _emit(
+    request: Request,
+    reason: FinishReason | None = None,
+    stop_reason: str | int | None = None,
+    error: FinLoRAError | None = None,
+) -> RequestOutput:
+    """What is new since the last output."""
+    first_new = request.num_emitted_tokens
+    is_first = first_new == 0
+    request.num_emitted_tokens = len(request.output_token_ids)
+    if reason is not None:
+        request.detokenizer.flush()
+    params = request.params
+    return RequestOutput(
+        request_id=request.request_id,
+        token_ids=tuple(request.output_token_ids[first_new:]),
+        text=request.detokenizer.take(final=reason is not None),
+        logprobs=None if params.logprobs is None else tuple(request.logprobs[first_new:]),
+        prompt_logprobs=(
+            tuple(request.prompt_logprobs)
+            if is_first and params.prompt_logprobs is not None
+            else None
+        ),
+        finish_reason=reason,
+        stop_reason=stop_reason,
+        error=error,
+        num_prompt_tokens=len(request.prompt_token_ids),
+        num_output_tokens=len(request.output_token_ids),
+    )
+
+
+def _names(requests: Iterable[Request]) -> tuple[str, ...]:
+    return tuple(sorted({r.adapter.name for r in requests if r.adapter is not None}))

@@ -1,0 +1,89 @@
+"""From an adapter's bytes to weights that fit a slot; runs on the loader thread."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor, nn
+
+from finlora.adapters.adapter import Adapter
+from finlora.adapters.validation import LoRALayer, parse_weights
+from finlora.bases.spec import BaseSpec
+from finlora.engine.lora import AdapterWeights, LoRAWeights
+
+
+def squared_row_norms(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """||W||^2 of every output row, [out_features] in float32, for DoRA.
+
+    Call it before the layers are packed for the CPU: only then can they be dequantised.
+    """
+    return {name: _dequantized(model.get_submodule(name)).square().sum(1) for name in names}
+
+
+def _dequantized(layer: Any) -> Tensor:
+    weight = layer.weight
+    plain: Tensor = weight.data
+    if isinstance(layer, bnb.nn.Linear4bit):
+        plain = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    elif isinstance(layer, bnb.nn.Linear8bitLt):
+        scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+        plain = weight.data.float() * (scales.float() / 127)[:, None]
+    return plain.float()
+
+
+class LoRALoader:
+    """Turns registered adapters into slot-ready weights for one base."""
+
+    def __init__(
+        self,
+        read: Callable[[Adapter], bytes],
+        spec: BaseSpec,
+        base_layers: Mapping[str, nn.Module],
+        row_norms: Mapping[str, Tensor],
+        *,
+        max_rank: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self._read = read
+        self._spec = spec
+        self._base_layers = base_layers
+        self._row_norms = row_norms
+        self._max_rank = max_rank
+        self._dtype = dtype
+
+    def __call__(self, adapter: Adapter) -> AdapterWeights:
+        """Read, verify and convert. Raises AdapterError."""
+        layers = parse_weights(
+            adapter.config, self._read(adapter), self._spec, max_rank=self._max_rank
+        )
+        with torch.inference_mode():
+            return AdapterWeights({name: self._convert(name, x) for name, x in layers.items()})
+
+    def _convert(self, name: str, layer: LoRALayer) -> LoRAWeights:
+        magnitude = None
+        if layer.magnitude is not None:
+            magnitude = self._dora_scale(name, layer).to(self._dtype)
+        b = (layer.b.float() * layer.scaling).T.contiguous()
+        return LoRAWeights(layer.a.to(self._dtype), b.to(self._dtype), magnitude)
+
+    def _dora_scale(self, name: str, layer: LoRALayer) -> Tensor:
+        """g = m / ||W + gamma B A|| without dequantising W: [out_features], float32.
+
+        ||W + gBA||^2 = ||W||^2 + 2g sum_r B * (W A^T) + g^2 rowsum((B (A A^T)) * B), where W A^T is
+        the layer applied to the rows of A.
+        """
+        assert layer.magnitude is not None
+        base = self._base_layers[name]
+        a, b = layer.a.float(), layer.b.float() * layer.scaling
+        norms = self._row_norms[name]
+        applied = base(a.to(norms.device, self._dtype)).float()  # [r, out_features]
+        bias = getattr(base, "bias", None)
+        if bias is not None:
+            applied = applied - bias.float()
+        cross = 2 * (b * applied.T.cpu()).sum(1)
+        square = ((b @ (a @ a.T)) * b).sum(1)
+        norm = (norms.cpu() + cross + square).clamp_min(math.ulp(0.0)).sqrt()
+        scale: Tensor = layer.magnitude.float() / norm
+        return scale

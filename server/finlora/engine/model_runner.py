@@ -1,0 +1,101 @@
+"""Runs a scheduled batch through the model: token ids in, logits out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from finlora.engine import attention
+from finlora.engine.attention import SequenceSpan, build_batch
+from finlora.engine.kv_cache import KVCache
+from finlora.engine.lora import LoRABatch, LoRASlots, Segment
+from finlora.engine.scheduler import NO_SLOT, Batch, ScheduledSequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLogits:
+    """Logits of the rows that somebody asked for, in the order of the batch's sequences."""
+
+    next_token: Tensor  # [sequences that sample, vocabulary]
+    prompt: list[tuple[ScheduledSequence, Tensor]]  # [num_tokens, vocabulary] of a prompt chunk
+
+
+class ModelRunner:
+    """Owns the model; borrows the KV cache and the adapter slots."""
+
+    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots | None) -> None:
+        attention.register()
+        model.set_attn_implementation(attention.IMPLEMENTATION)
+        self._model = model
+        self._kv_cache = kv_cache
+        self._slots = slots
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> BatchLogits:
+        """One packed forward over prompt chunks and decode tokens together."""
+        device = self._model.device
+        token_ids = np.concatenate(
+            [
+                np.array(s.request.tokens(s.start, s.start + s.num_tokens), np.int64)
+                for s in batch.sequences
+            ]
+        )
+        positions = np.concatenate(
+            [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
+        )
+        rows = _logits_rows(batch)
+        if self._slots is not None:
+            self._slots.batch = _lora_batch(batch)
+        spans = [SequenceSpan(s.running.row, s.start, s.num_tokens) for s in batch.sequences]
+        logits: Tensor = self._model(
+            input_ids=torch.from_numpy(token_ids).to(device)[None],
+            position_ids=torch.from_numpy(positions).to(device)[None],
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(np.concatenate(rows)).to(device),
+            attention_batch=build_batch(self._kv_cache.pools, self._kv_cache.table, spans),
+        ).logits[0]
+        return _split(batch, logits, [len(r) for r in rows])
+
+
+def _logits_rows(batch: Batch) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Rows of the packed batch whose logits each sequence needs: all, the last, or none."""
+    rows = []
+    start = 0
+    for sequence in batch.sequences:
+        stop = start + sequence.num_tokens
+        first = start if sequence.request.needs_prompt_logits else stop - sequence.samples
+        rows.append(np.arange(first, stop, dtype=np.int64))
+        start = stop
+    return rows
+
+
+def _split(batch: Batch, logits: Tensor, num_rows: list[int]) -> BatchLogits:
+    next_rows = []
+    prompt = []
+    stop = 0
+    for sequence, count in zip(batch.sequences, num_rows, strict=True):
+        start, stop = stop, stop + count
+        if sequence.request.needs_prompt_logits:
+            prompt.append((sequence, logits[start:stop]))
+        if sequence.samples:
+            next_rows.append(stop - 1)
+    every_row = next_rows == list(range(len(logits)))
+    return BatchLogits(logits if every_row else logits[next_rows], prompt)
+
+
+def _lora_batch(batch: Batch) -> LoRABatch | None:
+    """The runs of neighbouring rows that share a slot."""
+    segments: list[Segment] = []
+    start = 0
+    for sequence in batch.sequences:
+        stop = start + sequence.num_tokens
+        slot = sequence.running.slot
+        if slot != NO_SLOT:
+            if segments and segments[-1].slot == slot and segments[-1].stop == start:
+                segments[-1] = Segment(slot, segments[-1].start, stop)
+            else:
+                segments.append(Segment(slot, start, stop))
+        start = stop
+    return LoRABatch.of_segments(segments, start)

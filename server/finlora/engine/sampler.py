@@ -1,0 +1,129 @@
+"""From logits to tokens. Every row is treated on its own, so batch mates change nothing."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finlora.engine.request import Request, TokenLogprob
+from finlora.engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The next token of one request; `token_id` is None when its logits were not finite."""
+
+    token_id: int | None
+    logprob: TokenLogprob | None = None
+
+
+class Sampler:
+    """Greedy rows are taken all at once, the others one by one."""
+
+    def sample(self, logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
+        """One token per row of logits [num_requests, vocabulary]."""
+        best = logits.max(-1)
+        # A row with a NaN has NaN as its maximum; +inf is no distribution either.
+        finite = torch.isfinite(best.values).tolist()
+        greedy = best.indices.tolist()
+        sampled = []
+        for row, request in enumerate(requests):
+            if not finite[row]:
+                sampled.append(Sampled(None))
+            elif _is_plain(request.params):
+                sampled.append(Sampled(greedy[row]))
+            else:
+                sampled.append(self._sample_row(logits[row].float(), request))
+        return sampled
+
+    def _sample_row(self, logits: Tensor, request: Request) -> Sampled:
+        params = request.params
+        adjusted = _adjust(logits, request)
+        token_id = int(adjusted.argmax()) if params.greedy else _draw(adjusted, request)
+        if params.logprobs is None:
+            return Sampled(token_id)
+        # As OpenAI reports them: of the model, before temperature and penalties.
+        return Sampled(token_id, token_logprobs(logits[None], [token_id], params.logprobs)[0])
+
+
+def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
+    """Log-probability of each row's token and of its `num_top` likeliest; logits [rows, vocab]."""
+    logprobs = logits.float().log_softmax(-1)
+    ids = torch.tensor(token_ids, device=logits.device)
+    chosen = logprobs.gather(1, ids[:, None])[:, 0].tolist()
+    if not num_top:
+        return [TokenLogprob(*pair) for pair in zip(token_ids, chosen, strict=True)]
+    top = logprobs.topk(num_top, dim=-1)
+    rows = zip(token_ids, chosen, top.indices.tolist(), top.values.tolist(), strict=True)
+    return [
+        TokenLogprob(token_id, logprob, tuple(zip(top_ids, top_values, strict=True)))
+        for token_id, logprob, top_ids, top_values in rows
+    ]
+
+
+def _is_plain(params: SamplingParams) -> bool:
+    plain = params.greedy and params.logprobs is None and not params.logit_bias
+    return plain and not params.needs_history
+
+
+def _adjust(logits: Tensor, request: Request) -> Tensor:
+    """Penalties and biases, as OpenAI (presence, frequency) and CTRL (repetition) define them."""
+    params = request.params
+    if not (params.needs_history or params.logit_bias):
+        return logits
+    logits = logits.clone()
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*request.prompt_token_ids, *request.output_token_ids}))
+        values = logits[seen]
+        penalty = params.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if params.presence_penalty or params.frequency_penalty:
+        output = torch.tensor(request.output_token_ids, dtype=torch.int64)
+        counts = torch.bincount(output, minlength=logits.shape[0]).to(logits.device)
+        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias), device=logits.device)
+        logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+    return logits
+
+
+def _draw(logits: Tensor, request: Request) -> int:
+    """A token from the tempered, truncated distribution, by inversion of its cumulative sum."""
+    params = request.params
+    probabilities = (logits.double() / params.temperature).softmax(-1)
+    ids = None
+    if params.top_k or params.top_p < 1 or params.min_p:
+        probabilities, ids = _truncate(probabilities, params)
+    cumulative = probabilities.cumsum(-1)
+    point = uniform(request.seed, len(request.output_token_ids)) * cumulative[-1]
+    index = int(torch.searchsorted(cumulative, point, right=True))
+    index = min(index, len(cumulative) - 1)
+    return index if ids is None else int(ids[index])
+
+
+def _truncate(probabilities: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens that top_k, top_p and min_p leave, likeliest first, and their ids."""
+    if params.top_k:
+        values, ids = probabilities.topk(min(params.top_k, len(probabilities)))
+    else:
+        values, ids = probabilities.sort(descending=True, stable=True)
+    if params.top_p < 1:
+        before = values.cumsum(-1) - values
+        keep = int((before < params.top_p * values.sum()).sum())
+        values, ids = values[:keep], ids[:keep]
+    if params.min_p:
+        keep = int((values >= params.min_p * values[0]).sum())
+        values, ids = values[:keep], ids[:keep]
+    return values, ids
+
+
+def uniform(seed: int, position: int) -> float:
+    """The draw in [0, 1) for one position of one request: a function of the two and nothing else.
+
+    So a seeded request gives the same tokens alone, in a batch, and after preemption.
+    """
+    key = f"{seed}:{position}".encode()
+    bits = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    return (bits >> 11) / (1 << 53)
