@@ -1,5 +1,7 @@
 """What one adapter version is: its LoRA configuration and its manifest. No torch here."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,19 +12,23 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 MANIFEST_FILE = "manifest.json"
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,95}"
+VARIANT_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+
+Rank = Annotated[int, Field(ge=1, le=65536)]
+Alpha = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
 
 
 class LoRAConfig(BaseModel):
     """The part of PEFT's adapter_config.json that changes what the adapter computes."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
-    r: Annotated[int, Field(ge=1)]
-    lora_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    r: Rank
+    lora_alpha: Alpha
     use_rslora: bool = False
     use_dora: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[str, Rank] = {}
+    alpha_pattern: dict[str, Alpha] = {}
 
 
 class TrainingQuantization(BaseModel):
@@ -51,7 +57,7 @@ class Manifest(BaseModel):
     labels: list[str] | None = None
     prompt_template: str | None = None
     eos_token_ids: list[int] | None = None
-    temperature: float | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     training: dict[str, Any] | None = None
     scores: dict[str, Any] | None = None
     data: list[dict[str, Any]] | None = None
@@ -69,3 +75,20 @@ class Adapter:
     folder: Path
     config: LoRAConfig
     manifest: Manifest
+
+    @property
+    def reference(self) -> str:
+        """The name that always means this version."""
+        return f"{self.name}@{self.digest[:12]}"
+
+
+def content_digest(config: bytes, weights: bytes, manifest: Manifest) -> str:
+    """SHA-256 over everything that changes an answer; scores and descriptions stay outside."""
+    answers = manifest.model_dump(
+        include={"labels", "prompt_template", "eos_token_ids", "temperature"}, exclude_none=True
+    )
+    digest = hashlib.sha256(b"finlora adapter 1\n")
+    for part in (config, weights, json.dumps(answers, sort_keys=True).encode()):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

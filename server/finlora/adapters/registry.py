@@ -1,0 +1,329 @@
+"""The adapter registry on disk: immutable versions under a name, and the pointer to the served one.
+
+Every change is prepared aside and made visible by one rename, so a crash leaves the registry as it
+was or as it should be. Weights are opaque bytes here; validation.py judges them.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from finlora.adapters.adapter import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    NAME_PATTERN,
+    VARIANT_PATTERN,
+    WEIGHTS_FILE,
+    Adapter,
+    Manifest,
+    content_digest,
+)
+from finlora.adapters.catalogue import (
+    ALIASES_FILE,
+    FORMAT_FILE,
+    FORMAT_VERSION,
+    GENERATION_FILE,
+    POINTER_FILE,
+    VERSIONS_FOLDER,
+    Catalogue,
+    list_digests,
+    read_pointer,
+)
+from finlora.adapters.files import make_folder, move_folder, replace_file, write_file, writer
+from finlora.adapters.log import ChangeLog
+from finlora.adapters.peft_config import parse_config
+from finlora.config import DEFAULT_BASE
+from finlora.errors import AdapterError, AdapterLoadError, AdapterNotFoundError
+
+
+class AdapterRegistry:
+    """Reads need no lock and see the changes of other processes; writers exclude each other."""
+
+    def __init__(self, folder: Path, *, who: str | None = None) -> None:
+        self.folder = folder
+        self.log = ChangeLog(folder, who)
+        self._catalogue = Catalogue(folder)
+        _check_format(folder)
+
+    def generation(self) -> int:
+        """A number that every change increases."""
+        return self._catalogue.generation()
+
+    def resolve(self, reference: str) -> Adapter:
+        """The version that "name", an alias or "name@digest-prefix" means now.
+
+        Raises AdapterNotFoundError, or AdapterLoadError when its files are broken.
+        """
+        return self._catalogue.resolve(reference)
+
+    def read(self, adapter: Adapter) -> bytes:
+        """The weights, whole and checked against the digest. Raises AdapterLoadError."""
+        return self._catalogue.read(adapter)
+
+    def names(self) -> list[str]:
+        """Registered names, also of adapters whose files are broken."""
+        return self._catalogue.names()
+
+    def current(self) -> list[Adapter]:
+        """The served version of every name; names with broken files are in `broken`."""
+        found = (self._try_resolve(name) for name in self.names())
+        return [adapter for adapter in found if isinstance(adapter, Adapter)]
+
+    def broken(self) -> dict[str, AdapterError]:
+        """Registered names that cannot be served, and why."""
+        found = ((name, self._try_resolve(name)) for name in self.names())
+        return {name: error for name, error in found if isinstance(error, AdapterError)}
+
+    def versions(self, name: str) -> list[Adapter]:
+        """Every stored version: the served one first, then earlier ones, then the rest."""
+        folder, digests = self._pointer(name)
+        stored = list_digests(folder)
+        order = [digest for digest in digests if digest in stored]
+        order += [digest for digest in stored if digest not in order]
+        return [self._catalogue.version(folder, digest) for digest in order]
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> adapter name."""
+        return self._catalogue.aliases()
+
+    def unregistered(self) -> list[Path]:
+        """Plain PEFT folders somebody copied into the registry; they are not served."""
+        return self._catalogue.unregistered()
+
+    def register(
+        self,
+        name: str,
+        variant: str,
+        config_bytes: bytes,
+        weights_bytes: bytes,
+        manifest: Manifest,
+        extra_files: Mapping[str, bytes] | None = None,
+    ) -> Adapter:
+        """Store a version and let the name point to it; the same content is stored once.
+
+        The caller has judged the weights. Raises AdapterError when the name cannot be used,
+        AdapterLoadError when the configuration is refused.
+        """
+        self._check_name(name, variant, manifest.base_name)
+        parse_config(config_bytes)
+        files = {
+            **_checked_extra_files(extra_files or {}),
+            CONFIG_FILE: config_bytes,
+            WEIGHTS_FILE: weights_bytes,
+            MANIFEST_FILE: (manifest.model_dump_json(indent=1) + "\n").encode(),
+        }
+        digest = content_digest(config_bytes, weights_bytes, manifest)
+        with self._writing() as staging:
+            self._check_name(name, variant, manifest.base_name)
+            folder = self.folder / variant / name
+            self._store(folder / VERSIONS_FOLDER / digest, files, staging)
+            self._point(folder, digest, staging)
+            self._record(staging, "register", name, variant=variant, digest=digest)
+        return self._catalogue.version(folder, digest)
+
+    def promote(self, name: str, digest_prefix: str) -> Adapter:
+        """Let a name, also one that was removed, point to a version that is still stored."""
+        with self._writing() as staging:
+            folder = self._only_folder(name)
+            digest = self._catalogue.find_digest(name, folder, digest_prefix)
+            adapter = self._catalogue.version(folder, digest)
+            self._catalogue.read(adapter)
+            self._point(folder, digest, staging)
+            self._record(staging, "promote", name, variant=adapter.variant, digest=digest)
+        return adapter
+
+    def rollback(self, name: str) -> Adapter:
+        """Let a name point to the version it pointed to before."""
+        with self._writing() as staging:
+            folder, digests = self._pointer(name)
+            if len(digests) < 2:
+                raise AdapterError(f"adapter {name!r} has no earlier version")
+            adapter = self._catalogue.version(folder, digests[1])
+            self._catalogue.read(adapter)
+            _write_pointer(folder, digests[1:], staging)
+            self._record(staging, "rollback", name, variant=adapter.variant, digest=adapter.digest)
+        return adapter
+
+    def remove(self, name: str) -> None:
+        """Take a name out of service; its versions stay on disk until `prune`."""
+        with self._writing() as staging:
+            folder, digests = self._pointer(name)
+            os.replace(folder / POINTER_FILE, staging / POINTER_FILE)
+            variant = folder.parent.name
+            self._record(staging, "remove", name, variant=variant, digest=digests[0])
+
+    def alias(self, alias: str, name: str | None) -> None:
+        """Let another name mean an adapter; None takes the alias away."""
+        with self._writing() as staging:
+            aliases = self.aliases()
+            if name is None:
+                if aliases.pop(alias, None) is None:
+                    raise AdapterNotFoundError(f"there is no alias {alias!r}")
+            else:
+                _check_pattern("alias", alias, NAME_PATTERN)
+                self._check_free(alias, None)
+                self._pointer(name)
+                aliases[alias] = name
+            content = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
+            replace_file(self.folder / ALIASES_FILE, content.encode(), staging)
+            self._record(staging, "alias", alias, detail=name or "removed")
+
+    def prune(self, keep: int = 1) -> list[str]:
+        """Delete versions but the served one and `keep` earlier ones of each name.
+
+        Versions of removed names go altogether. Returns "name@digest" of what was deleted.
+        """
+        with self._writing() as staging:
+            pruned = []
+            for folder in self._catalogue.all_folders():
+                pruned += [f"{folder.name}@{d}" for d in _prune_folder(folder, keep, staging)]
+            for reference in pruned:
+                name, _, digest = reference.partition("@")
+                self.log.append("prune", name, digest=digest)
+            self._bump(staging)
+        return pruned
+
+    @contextmanager
+    def _writing(self) -> Iterator[Path]:
+        with writer(self.folder) as staging:
+            _check_format(self.folder)
+            path = self.folder / FORMAT_FILE
+            if not path.exists():
+                content = json.dumps({"format_version": FORMAT_VERSION}) + "\n"
+                replace_file(path, content.encode(), staging)
+            yield staging
+
+    def _try_resolve(self, name: str) -> Adapter | AdapterError:
+        try:
+            return self.resolve(name)
+        except AdapterError as error:
+            return error
+
+    def _pointer(self, name: str) -> tuple[Path, list[str]]:
+        pointer = self._catalogue.pointer(name)
+        if pointer is None:
+            raise AdapterNotFoundError(f"no adapter {name!r} is registered")
+        return pointer
+
+    def _only_folder(self, name: str) -> Path:
+        """The folder of a name; of a removed one only when no two variants hold versions of it."""
+        pointer = self._catalogue.pointer(name)
+        if pointer is not None:
+            return pointer[0]
+        folders = self._catalogue.folders(name)
+        if len(folders) != 1:
+            held = "no variant holds" if not folders else "several variants hold"
+            raise AdapterNotFoundError(f"{held} versions of {name!r}")
+        return folders[0]
+
+    def _check_name(self, name: str, variant: str, base_name: str | None) -> None:
+        _check_pattern("name", name, NAME_PATTERN)
+        _check_pattern("variant", variant, VARIANT_PATTERN)
+        if name == base_name:
+            raise AdapterError(f"{name!r} is the name of a base model")
+        self._check_free(name, variant)
+        if name in self.aliases():
+            raise AdapterError(f"{name!r} is an alias of {self.aliases()[name]!r}")
+
+    def _check_free(self, name: str, variant: str | None) -> None:
+        bases = {adapter.manifest.base_name for adapter in self.current()} | {DEFAULT_BASE}
+        if name in bases:
+            raise AdapterError(f"{name!r} is the name of a base model")
+        pointer = self._catalogue.pointer(name)
+        if pointer is not None and pointer[0].parent.name != variant:
+            raise AdapterError(
+                f"the name {name!r} is taken by {pointer[0].parent.name}/{name}; "
+                "names are unique across variants"
+            )
+
+    def _store(self, version: Path, files: Mapping[str, bytes], staging: Path) -> None:
+        if version.exists():
+            try:
+                self._catalogue.read(self._catalogue.version(version.parent.parent, version.name))
+            except AdapterLoadError:  # damaged on disk: put the sound copy in its place
+                os.rename(version, staging / "damaged")
+            else:
+                return
+        prepared = staging / "version"
+        prepared.mkdir()
+        for name, content in files.items():
+            write_file(prepared / name, content)
+        move_folder(prepared, version)
+
+    def _point(self, folder: Path, digest: str, staging: Path) -> None:
+        earlier = [known for known in read_pointer(folder) if known != digest]
+        _write_pointer(folder, [digest, *earlier], staging)
+
+    def _record(
+        self,
+        staging: Path,
+        action: str,
+        name: str,
+        *,
+        variant: str | None = None,
+        digest: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.log.append(action, name, variant=variant, digest=digest, detail=detail)
+        self._bump(staging)
+
+    def _bump(self, staging: Path) -> None:
+        content = f"{self.generation() + 1}\n"
+        replace_file(self.folder / GENERATION_FILE, content.encode(), staging)
+
+
+def _check_format(folder: Path) -> None:
+    path = folder / FORMAT_FILE
+    if not path.exists():
+        return
+    try:
+        version = json.loads(path.read_bytes())["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path} is not a registry format file") from error
+    if version != FORMAT_VERSION:
+        raise AdapterError(
+            f"{folder} is a registry of format {version}; this version reads {FORMAT_VERSION}"
+        )
+
+
+def _check_pattern(what: str, value: str, pattern: str) -> None:
+    if re.fullmatch(pattern, value) is None:
+        raise AdapterError(f"{what} {value[:128]!r} does not match {pattern}")
+
+
+def _checked_extra_files(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    for name in files:
+        _check_pattern("file name", name, r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+    return files
+
+
+def _write_pointer(folder: Path, digests: list[str], staging: Path) -> None:
+    make_folder(folder)
+    replace_file(folder / POINTER_FILE, "".join(f"{d}\n" for d in digests).encode(), staging)
+
+
+def _prune_folder(folder: Path, keep: int, staging: Path) -> list[str]:
+    digests = read_pointer(folder)
+    kept = digests[: 1 + keep]
+    if kept != digests:
+        _write_pointer(folder, kept, staging)
+    pruned = [digest for digest in list_digests(folder) if digest not in kept]
+    for digest in pruned:
+        # Out of sight by one rename; deleting a folder in place could be caught half done.
+        os.rename(folder / VERSIONS_FOLDER / digest, staging / digest)
+        shutil.rmtree(staging / digest)
+    if not kept:
+        _remove_empty(folder)
+    return pruned
+
+
+def _remove_empty(folder: Path) -> None:
+    versions = folder / VERSIONS_FOLDER
+    if versions.is_dir() and not any(versions.iterdir()):
+        versions.rmdir()
+        if not any(folder.iterdir()):
+            folder.rmdir()
