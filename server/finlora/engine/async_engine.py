@@ -7,7 +7,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from finlora.adapters.adapter import Adapter
@@ -44,6 +44,8 @@ class AsyncEngine:
     def __init__(self, engine: LLMEngine, *, max_num_requests: int) -> None:
         self.spec = engine.spec
         self.max_model_len = engine.max_model_len
+        self.tokenizer = engine.tokenizer
+        self.vocab_size = engine.vocab_size
         self._engine = engine
         self._max_num_requests = max_num_requests
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -87,7 +89,7 @@ class AsyncEngine:
         adapter: Adapter | None,
         request_id: str,
         cache_salt: str = "",
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput]:
         """Outputs of one request, the last with a finish reason. Closing the iterator aborts it.
 
         Raises, before the first output: EngineStoppedError, EngineOverloadedError,

@@ -66,6 +66,8 @@ class LLMEngine:
         self.spec = parts.spec
         self.adapters = parts.adapters
         self.max_model_len = parts.kv_cache.max_model_len
+        self.tokenizer = parts.tokenizer
+        self.vocab_size = parts.runner.vocab_size
         self._parts = parts
         self._runner = parts.runner
         self._scheduler = parts.scheduler

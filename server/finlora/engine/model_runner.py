@@ -32,6 +32,12 @@ class ModelRunner:
         self._kv_cache = kv_cache
         self._slots = slots
 
+    @property
+    def vocab_size(self) -> int:
+        """Token ids below this have an embedding."""
+        size: int = self._model.config.get_text_config().vocab_size
+        return size
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> BatchLogits:
         """One packed forward over prompt chunks and decode tokens together."""

@@ -1,0 +1,44 @@
+"""The HTTP application: routers, the key they need, and the engine's life."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+import finlora
+from finlora.api import completions, errors, health, models
+from finlora.api.auth import require_api_key
+from finlora.api.state import ServerState
+from finlora.config import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An application that loads its engine when it starts."""
+    return app_of(ServerState(settings))
+
+
+def app_of(state: ServerState) -> FastAPI:
+    """The application around a state."""
+    # The documentation pages would load their scripts from elsewhere; docs/api.md is ours.
+    app = FastAPI(
+        title="FinLoRA",
+        version=finlora.__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.server = state
+    errors.install(app)
+    app.include_router(health.router)
+    for router in (completions.router, models.router):
+        app.include_router(router, prefix="/v1", dependencies=[Depends(require_api_key)])
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state: ServerState = app.state.server
+    state.start()
+    yield
+    await state.stop()

@@ -1,0 +1,55 @@
+"""Who may ask: a key on every router but the probes', and no open server by accident."""
+
+import hmac
+import ipaddress
+
+from fastapi import Request
+from pydantic import SecretStr
+
+from finlora.api.errors import AuthenticationError
+from finlora.api.state import server_state
+from finlora.config import Settings
+from finlora.errors import ConfigError
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen beyond this machine without a key. Raises ConfigError."""
+    if settings.api_key is None and not settings.insecure and not _is_loopback(settings.host):
+        raise ConfigError(
+            f"{settings.host} is reachable from other machines and there is no API key: "
+            "set FINLORA_API_KEY, or give --insecure to serve everybody"
+        )
+
+
+async def require_api_key(request: Request) -> None:
+    """A router's dependency: the key, where one is set. Raises AuthenticationError."""
+    settings = server_state(request).settings
+    if settings.api_key is not None:
+        _check_bearer(request, settings.api_key)
+    elif not settings.insecure and not _is_local(request):
+        # Another launcher than ours may have bound the address.
+        raise AuthenticationError("this server has no API key and serves its own machine only")
+
+
+def _check_bearer(request: Request, key: SecretStr) -> None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    expected = key.get_secret_value().encode()
+    # Headers are Latin-1; the comparison takes the same time however much of the key is right.
+    same = hmac.compare_digest(given.strip().encode("latin-1"), expected)
+    if scheme.lower() != "bearer" or not same:
+        raise AuthenticationError("a valid API key is needed: Authorization: Bearer <key>")
+
+
+def _is_local(request: Request) -> bool:
+    """Whether the connection came in on a loopback address or a Unix socket."""
+    server = request.scope.get("server")
+    return server is not None and (server[1] is None or _is_loopback(server[0]))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,127 @@
+"""The one table from an error's class to what the client sees, in OpenAI's error object."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from finlora.api.state import server_state
+from finlora.errors import (
+    AdapterIncompatibleError,
+    AdapterLoadError,
+    AdapterNotFoundError,
+    EngineOverloadedError,
+    EngineStoppedError,
+    FinLoRAError,
+    InvalidSamplingParamsError,
+    PromptTooLongError,
+    RequestError,
+)
+
+
+class AuthenticationError(FinLoRAError):
+    """The request carries no valid key."""
+
+
+class BodyTooLargeError(FinLoRAError):
+    """The request's body is larger than this server reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """How one class of errors is told to a client."""
+
+    status: int
+    type: str
+    code: str
+    param: str | None = None
+
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+INTERNAL_ERROR = ErrorKind(500, SERVER, "internal_error")
+CLIENT_GONE = 499  # as nginx logs it; nobody reads the answer
+
+ERRORS: dict[type[Exception], ErrorKind] = {
+    RequestError: ErrorKind(400, INVALID, "invalid_value"),
+    InvalidSamplingParamsError: ErrorKind(400, INVALID, "invalid_value"),
+    PromptTooLongError: ErrorKind(400, INVALID, "context_length_exceeded", "prompt"),
+    AuthenticationError: ErrorKind(401, INVALID, "invalid_api_key"),
+    AdapterNotFoundError: ErrorKind(404, INVALID, "model_not_found", "model"),
+    AdapterIncompatibleError: ErrorKind(404, INVALID, "model_not_found", "model"),
+    BodyTooLargeError: ErrorKind(413, INVALID, "request_too_large"),
+    AdapterLoadError: ErrorKind(500, SERVER, "adapter_load_failed", "model"),
+    EngineOverloadedError: ErrorKind(503, SERVER, "overloaded"),
+    EngineStoppedError: ErrorKind(503, SERVER, "engine_not_ready"),
+}
+HTTP_ERRORS = {
+    404: ErrorKind(404, INVALID, "not_found"),
+    405: ErrorKind(405, INVALID, "method_not_allowed"),
+}
+
+
+def kind_of(error: Exception) -> ErrorKind:
+    """The row of an error's nearest class; what the table does not know is internal."""
+    rows = (ERRORS[cls] for cls in type(error).__mro__ if cls in ERRORS)
+    return next(rows, INTERNAL_ERROR)
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """OpenAI's error object; an internal error shows nothing of its inside."""
+    kind = kind_of(error)
+    message = "internal error" if kind is INTERNAL_ERROR else str(error)
+    param = getattr(error, "param", None) or kind.param
+    return _body(kind, message, param)
+
+
+def _body(kind: ErrorKind, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind.type, "param": param, "code": kind.code}}
+
+
+def _response(kind: ErrorKind, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(body), kind.status, headers, "application/json")
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    match error:
+        case EngineOverloadedError():
+            return {"Retry-After": str(error.retry_after_seconds)}
+        case EngineStoppedError():
+            return {"Retry-After": "1"}
+        case AuthenticationError():
+            return {"WWW-Authenticate": "Bearer"}
+        case BodyTooLargeError():
+            # The rest of the body was not read, so the connection cannot be used again.
+            return {"Connection": "close"}
+    return {}
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    kind = kind_of(error)
+    server_state(request).metrics.request_rejected(kind.code)
+    return _response(kind, error_body(error), _headers(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    other = ErrorKind(error.status_code, INVALID, "invalid_request")
+    kind = HTTP_ERRORS.get(error.status_code, other)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return _response(kind, _body(kind, message), dict(error.headers or {}))
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app from the table; what falls through is logged and a 500."""
+    app.add_exception_handler(FinLoRAError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_error)

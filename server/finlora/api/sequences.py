@@ -1,0 +1,103 @@
+"""One request of the API as the sequences the engine runs: `best_of` for each prompt."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finlora.adapters.adapter import Adapter
+from finlora.api.choices import EncodedPrompt
+from finlora.api.protocol import INT64, CompletionRequest
+from finlora.engine.request import RequestOutput
+from finlora.engine.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from finlora.engine.async_engine import AsyncEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sequence to draw."""
+
+    prompt_index: int
+    sample_index: int
+    prompt: EncodedPrompt
+    params: SamplingParams
+
+
+def candidates(body: CompletionRequest, prompts: Sequence[EncodedPrompt]) -> list[Candidate]:
+    """All sequences of the request, those of one prompt side by side."""
+    params = [_sampling_params(body, i) for i in range(body.num_candidates)]
+    return [
+        Candidate(p, s, prompt, params[s])
+        for p, prompt in enumerate(prompts)
+        for s in range(body.num_candidates)
+    ]
+
+
+async def run_all(
+    engine: "AsyncEngine",
+    sequences: Sequence[Candidate],
+    *,
+    adapter: Adapter | None,
+    request_id: str,
+    cache_salt: str,
+) -> AsyncGenerator[tuple[int, RequestOutput]]:
+    """Outputs of all sequences with their index, as they come.
+
+    The first error ends it. Whatever ends it, no sequence is left running.
+    """
+    arrived: asyncio.Queue[tuple[int, RequestOutput] | Exception] = asyncio.Queue()
+
+    async def pump(index: int, sequence: Candidate) -> None:
+        outputs = engine.generate(
+            sequence.prompt.token_ids,
+            sequence.params,
+            adapter=adapter,
+            request_id=f"{request_id}-{index}",
+            cache_salt=cache_salt,
+        )
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    arrived.put_nowait((index, output))
+        except Exception as error:
+            arrived.put_nowait(error)
+
+    tasks = [asyncio.create_task(pump(i, sequence)) for i, sequence in enumerate(sequences)]
+    try:
+        num_left = len(tasks)
+        while num_left:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            num_left -= item[1].finish_reason is not None
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sampling_params(body: CompletionRequest, sample_index: int) -> SamplingParams:
+    ranked = body.num_candidates > body.n
+    return SamplingParams(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=body.logit_bias,
+        # Each of n is what a request for one with seed + i would get.
+        seed=None if body.seed is None else (body.seed + sample_index) % INT64,
+        stop=tuple(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids),
+        ignore_eos=body.ignore_eos,
+        logprobs=0 if ranked and body.logprobs is None else body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        stream=body.stream,
+    )

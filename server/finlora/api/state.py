@@ -1,0 +1,150 @@
+"""What one server process holds: settings, registry, metrics and, once it is loaded, the engine.
+
+The engine loads in a thread of its own, so that /health and /ready answer meanwhile.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+
+from finlora.adapters.adapter import Adapter
+from finlora.adapters.registry import AdapterRegistry
+from finlora.api.tokens import Vocabulary
+from finlora.config import Settings, registry_folder
+from finlora.errors import AdapterIncompatibleError, EngineStoppedError
+from finlora.metrics import Metrics
+
+if TYPE_CHECKING:  # torch takes seconds to import: the loading thread does it
+    from finlora.engine.async_engine import AsyncEngine
+
+logger = logging.getLogger(__name__)
+
+
+class ServerState:
+    """Owns the engine from loading to its stop."""
+
+    def __init__(
+        self, settings: Settings, *, on_phase: Callable[[str], None] = logger.info
+    ) -> None:
+        self.settings = settings
+        self._on_phase = on_phase
+        self.registry = AdapterRegistry(registry_folder(settings))
+        self.metrics = Metrics(CollectorRegistry(), max_adapters=settings.metrics_max_adapters)
+        self.started = int(time.time())
+        self.phase = "starting"
+        self.failure: Exception | None = None
+        self._engine: AsyncEngine | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._loaded = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are served."""
+        return self._engine is not None and self._engine.ready
+
+    @property
+    def healthy(self) -> bool:
+        """Whether waiting can help; False: only a restart does."""
+        return self.failure is None and not (self._engine is not None and self._engine.failed)
+
+    @property
+    def engine(self) -> "AsyncEngine":
+        """The running engine. Raises EngineStoppedError while there is none."""
+        if self._engine is None:
+            raise EngineStoppedError(f"the server is not ready: {self.phase}")
+        return self._engine
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the base. Raises EngineStoppedError while there is no engine."""
+        if self._vocabulary is None:
+            raise EngineStoppedError(f"the server is not ready: {self.phase}")
+        return self._vocabulary
+
+    def report(self, phase: str) -> None:
+        """Note what is being done; /ready shows it."""
+        self.phase = phase
+        self._on_phase(phase)
+
+    def start(self) -> None:
+        """Begin to load; call from the event loop."""
+        loop = asyncio.get_running_loop()
+        # A daemon: an interrupt while it loads ends the process at once.
+        threading.Thread(target=self._load, args=(loop,), name="load", daemon=True).start()
+
+    async def loaded(self) -> None:
+        """Wait until the engine runs. Raises what made the loading fail."""
+        await self._loaded.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def stop(self) -> None:
+        """Take no more requests, give the running ones time, end the rest with an error."""
+        self.phase = "stopping"
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.stop(self.settings.shutdown_seconds)
+
+    def resolve(self, model: str) -> Adapter | None:
+        """The adapter that a request's model names; None for the base.
+
+        Raises AdapterNotFoundError, AdapterIncompatibleError, EngineStoppedError.
+        """
+        if model == self.engine.spec.name:
+            return None
+        adapter = self.registry.resolve(model)
+        self._check_fits(adapter)
+        return adapter
+
+    def adapters(self) -> list[Adapter]:
+        """The registered adapters that this base can serve."""
+        return [adapter for adapter in self.registry.current() if self._fits(adapter)]
+
+    def _fits(self, adapter: Adapter) -> bool:
+        try:
+            self._check_fits(adapter)
+        except AdapterIncompatibleError:
+            return False
+        return True
+
+    def _check_fits(self, adapter: Adapter) -> None:
+        from finlora.adapters.validation import check_compatible
+
+        quantization, strict = self.settings.quantization, self.settings.strict
+        check_compatible(adapter, self.engine.spec, quantization, strict=strict)
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._run_engine()
+        except Exception as error:
+            logger.debug("loading failed", exc_info=True)
+            self.failure = error
+            self.phase = "failed"
+        with contextlib.suppress(RuntimeError):  # the loop is gone: the server stopped meanwhile
+            loop.call_soon_threadsafe(self._loaded.set)
+
+    def _run_engine(self) -> None:
+        self.report("importing the libraries")
+        from finlora.engine.async_engine import AsyncEngine
+        from finlora.engine.factory import build_engine
+
+        engine = build_engine(self.settings, self.registry, self.metrics, report=self.report)
+        running = AsyncEngine(engine, max_num_requests=self.settings.max_num_waiting)
+        self.metrics.watch(engine.spec.name, engine.stats)
+        self._vocabulary = Vocabulary(running.tokenizer)
+        running.start()
+        self._engine = running
+        self.phase = "ready"
+
+
+def server_state(request: Request) -> ServerState:
+    """The state of the server that handles the request."""
+    state: ServerState = request.app.state.server
+    return state
