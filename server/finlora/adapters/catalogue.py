@@ -1,4 +1,4 @@
-"""What a registry folder holds, read without a lock; writers never leave it half changed.
+"""Finds adapters in a registry folder without a lock, and notices what other processes change.
 
 <variant>/<name>/current               digests, the served one first, then earlier ones
 <variant>/<name>/versions/<digest>/    a plain PEFT folder and manifest.json, never changed
@@ -12,39 +12,33 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from finlora.adapters.adapter import (
     CONFIG_FILE,
     MANIFEST_FILE,
     NAME_PATTERN,
     VARIANT_PATTERN,
-    WEIGHTS_FILE,
     Adapter,
-    Manifest,
-    content_digest,
 )
 from finlora.adapters.files import read_bounded
-from finlora.adapters.peft_config import MAX_CONFIG_BYTES, parse_config
+from finlora.adapters.versions import (
+    VERSIONS_FOLDER,
+    list_digests,
+    load_version,
+    read_pointer,
+)
 from finlora.errors import AdapterError, AdapterLoadError, AdapterNotFoundError
 
 FORMAT_VERSION = 1
 FORMAT_FILE = "format.json"
 GENERATION_FILE = ".generation"
 ALIASES_FILE = "aliases.json"
-POINTER_FILE = "current"
-VERSIONS_FOLDER = "versions"
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-MAX_POINTER_BYTES = 1024 * 1024
-MAX_WEIGHTS_BYTES = 64 * 1024**3
+MAX_ALIASES_BYTES = 4 * 1024 * 1024
 MIN_DIGEST_PREFIX = 8
-
-Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True)
 class _Index:
-    """Folders by adapter name, with what they looked like when they were listed."""
+    """Folders by adapter name, and what the disk looked like when they were listed."""
 
     stamp: object = None
     variants: list[Path] = field(default_factory=list)
@@ -52,12 +46,12 @@ class _Index:
 
 
 class Catalogue:
-    """Finds adapters by name; notices changes made by other processes."""
+    """Adapters by name. Safe to use from several threads."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index = _Index()
-        self._versions: dict[Path, tuple[Stamp, Adapter]] = {}
+        self._versions: dict[Path, tuple[object, Adapter]] = {}
         self._lock = threading.Lock()
 
     def generation(self) -> int:
@@ -100,7 +94,7 @@ class Catalogue:
         if not path.exists():
             return {}
         try:
-            aliases = json.loads(read_bounded(path, MAX_MANIFEST_BYTES))
+            aliases = json.loads(read_bounded(path, MAX_ALIASES_BYTES))
             return {str(alias): str(name) for alias, name in aliases.items()}
         except (ValueError, AttributeError) as error:
             raise AdapterError(f"{path} is not a JSON object of names") from error
@@ -118,112 +112,64 @@ class Catalogue:
         if pointer is None:
             raise AdapterNotFoundError(f"no adapter {name!r} is registered")
         folder, digests = pointer
-        digest = self.find_digest(name, folder, prefix) if at else digests[0]
-        return self.version(folder, digest)
-
-    def find_digest(self, name: str, folder: Path, prefix: str) -> str:
-        """The one version of a folder whose digest starts so."""
-        if len(prefix) < MIN_DIGEST_PREFIX:
-            raise AdapterNotFoundError(f"a digest needs at least {MIN_DIGEST_PREFIX} digits")
-        found = [digest for digest in list_digests(folder) if digest.startswith(prefix)]
-        if len(found) != 1:
-            problem = "no version" if not found else "more than one version"
-            raise AdapterNotFoundError(f"adapter {name!r} has {problem} {prefix!r}")
-        return found[0]
+        return self.version(folder, find_digest(folder, prefix) if at else digests[0])
 
     def version(self, folder: Path, digest: str) -> Adapter:
         """The record of one version. Raises AdapterLoadError when its files are broken."""
         version = folder / VERSIONS_FOLDER / digest
         try:
-            stamp = _stamp(version / MANIFEST_FILE)
+            status = os.stat(version / MANIFEST_FILE)
         except OSError as error:
             raise AdapterLoadError(f"version {digest[:12]} of {folder.name} is missing") from error
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             known = self._versions.get(version)
             if known is None or known[0] != stamp:
-                known = self._versions[version] = (stamp, _load_version(folder, version))
+                known = self._versions[version] = (stamp, load_version(version))
             return known[1]
-
-    def read(self, adapter: Adapter) -> bytes:
-        """The weights, whole, checked against the digest. Raises AdapterLoadError."""
-        config = read_bounded(adapter.folder / CONFIG_FILE, MAX_CONFIG_BYTES)
-        weights = read_bounded(adapter.folder / WEIGHTS_FILE, MAX_WEIGHTS_BYTES)
-        if content_digest(config, weights, adapter.manifest) != adapter.digest:
-            raise AdapterLoadError(f"the files of {adapter.reference} do not match their digest")
-        return weights
 
     def _folders(self) -> dict[str, list[Path]]:
         with self._lock:
-            stamp = self._listing_stamp()
-            if stamp != self._index.stamp:
-                self._index = _list_folders(self.root)
-                self._index.stamp = self._listing_stamp()
+            stamp = self._stamp(self._index.variants)
+            if stamp is None or stamp != self._index.stamp:
+                self._index = self._list()
             return self._index.folders
 
-    def _listing_stamp(self) -> object:
-        """Changes when an adapter folder appears or goes, also when that is done by hand."""
+    def _stamp(self, variants: list[Path]) -> object:
+        """Changes when a folder of an adapter appears or goes, also when that is done by hand."""
         try:
-            times = [os.stat(path).st_mtime_ns for path in (self.root, *self._index.variants)]
-        except FileNotFoundError:
+            times = [os.stat(path).st_mtime_ns for path in (self.root, *variants)]
+        except OSError:
             return None
         return self.generation(), times
 
-
-def read_pointer(folder: Path) -> list[str]:
-    """Digests in the pointer file of an adapter; empty when it has none."""
-    try:
-        content = read_bounded(folder / POINTER_FILE, MAX_POINTER_BYTES)
-    except AdapterLoadError:
-        return []
-    return [line for line in content.decode("ascii", "replace").split() if _is_digest(line)]
-
-
-def list_digests(folder: Path) -> list[str]:
-    """Digests of every stored version of an adapter."""
-    try:
-        return sorted(name for name in os.listdir(folder / VERSIONS_FOLDER) if _is_digest(name))
-    except OSError:
-        return []
+    def _list(self) -> _Index:
+        variants = [
+            path for path in _subfolders(self.root) if re.fullmatch(VARIANT_PATTERN, path.name)
+        ]
+        # Stamped before the names are listed: what appears in between is listed again next time.
+        index = _Index(self._stamp(variants), variants)
+        for variant in variants:
+            for folder in _subfolders(variant):
+                if re.fullmatch(NAME_PATTERN, folder.name):
+                    index.folders.setdefault(folder.name, []).append(folder)
+        return index
 
 
-def parse_manifest(content: bytes) -> Manifest:
-    """A manifest from its file. Raises AdapterLoadError naming the wrong field."""
-    try:
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise AdapterLoadError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from error
-
-
-def _load_version(folder: Path, version: Path) -> Adapter:
-    config = parse_config(read_bounded(version / CONFIG_FILE, MAX_CONFIG_BYTES))
-    manifest = parse_manifest(read_bounded(version / MANIFEST_FILE, MAX_MANIFEST_BYTES))
-    return Adapter(folder.name, folder.parent.name, version.name, version, config, manifest)
-
-
-def _list_folders(root: Path) -> _Index:
-    variants = [path for path in _subfolders(root) if re.fullmatch(VARIANT_PATTERN, path.name)]
-    index = _Index(variants=variants)
-    for variant in variants:
-        for folder in _subfolders(variant):
-            if re.fullmatch(NAME_PATTERN, folder.name):
-                index.folders.setdefault(folder.name, []).append(folder)
-    return index
+def find_digest(folder: Path, prefix: str) -> str:
+    """The one version of an adapter whose digest starts so. Raises AdapterNotFoundError."""
+    if len(prefix) < MIN_DIGEST_PREFIX:
+        raise AdapterNotFoundError(f"a digest needs at least {MIN_DIGEST_PREFIX} digits")
+    found = [digest for digest in list_digests(folder) if digest.startswith(prefix)]
+    if len(found) != 1:
+        problem = "no version" if not found else "more than one version"
+        raise AdapterNotFoundError(f"adapter {folder.name!r} has {problem} {prefix[:64]!r}")
+    return found[0]
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
-
-
-def _stamp(path: Path) -> Stamp:
-    status = os.stat(path)
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _is_digest(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", text) is not None

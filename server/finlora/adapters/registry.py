@@ -7,7 +7,6 @@ was or as it should be. Weights are opaque bytes here; validation.py judges them
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,17 +26,23 @@ from finlora.adapters.catalogue import (
     FORMAT_FILE,
     FORMAT_VERSION,
     GENERATION_FILE,
-    POINTER_FILE,
-    VERSIONS_FOLDER,
     Catalogue,
-    list_digests,
-    read_pointer,
+    find_digest,
 )
-from finlora.adapters.files import make_folder, move_folder, replace_file, write_file, writer
+from finlora.adapters.files import replace_file, writer
 from finlora.adapters.log import ChangeLog
 from finlora.adapters.peft_config import parse_config
+from finlora.adapters.versions import (
+    POINTER_FILE,
+    list_digests,
+    prune_versions,
+    read_pointer,
+    read_weights,
+    store_version,
+    write_pointer,
+)
 from finlora.config import DEFAULT_BASE
-from finlora.errors import AdapterError, AdapterLoadError, AdapterNotFoundError
+from finlora.errors import AdapterError, AdapterNotFoundError
 
 
 class AdapterRegistry:
@@ -62,7 +67,7 @@ class AdapterRegistry:
 
     def read(self, adapter: Adapter) -> bytes:
         """The weights, whole and checked against the digest. Raises AdapterLoadError."""
-        return self._catalogue.read(adapter)
+        return read_weights(adapter)
 
     def names(self) -> list[str]:
         """Registered names, also of adapters whose files are broken."""
@@ -78,13 +83,17 @@ class AdapterRegistry:
         found = ((name, self._try_resolve(name)) for name in self.names())
         return {name: error for name, error in found if isinstance(error, AdapterError)}
 
+    def digests(self, name: str) -> list[str]:
+        """Digests of the stored versions: the served one first, then earlier ones, then the rest.
+
+        Raises AdapterNotFoundError.
+        """
+        folder, pointed = self._pointer(name)
+        return list(dict.fromkeys([*pointed, *list_digests(folder)]))
+
     def versions(self, name: str) -> list[Adapter]:
-        """Every stored version: the served one first, then earlier ones, then the rest."""
-        folder, digests = self._pointer(name)
-        stored = list_digests(folder)
-        order = [digest for digest in digests if digest in stored]
-        order += [digest for digest in stored if digest not in order]
-        return [self._catalogue.version(folder, digest) for digest in order]
+        """The stored versions in the order of `digests`."""
+        return [self.resolve(f"{name}@{digest}") for digest in self.digests(name)]
 
     def aliases(self) -> dict[str, str]:
         """Alias -> adapter name."""
@@ -120,8 +129,8 @@ class AdapterRegistry:
         with self._writing() as staging:
             self._check_name(name, variant, manifest.base_name)
             folder = self.folder / variant / name
-            self._store(folder / VERSIONS_FOLDER / digest, files, staging)
-            self._point(folder, digest, staging)
+            store_version(folder, digest, files, staging)
+            _point(folder, digest, staging)
             self._record(staging, "register", name, variant=variant, digest=digest)
         return self._catalogue.version(folder, digest)
 
@@ -129,10 +138,10 @@ class AdapterRegistry:
         """Let a name, also one that was removed, point to a version that is still stored."""
         with self._writing() as staging:
             folder = self._only_folder(name)
-            digest = self._catalogue.find_digest(name, folder, digest_prefix)
+            digest = find_digest(folder, digest_prefix)
             adapter = self._catalogue.version(folder, digest)
-            self._catalogue.read(adapter)
-            self._point(folder, digest, staging)
+            read_weights(adapter)
+            _point(folder, digest, staging)
             self._record(staging, "promote", name, variant=adapter.variant, digest=digest)
         return adapter
 
@@ -143,8 +152,8 @@ class AdapterRegistry:
             if len(digests) < 2:
                 raise AdapterError(f"adapter {name!r} has no earlier version")
             adapter = self._catalogue.version(folder, digests[1])
-            self._catalogue.read(adapter)
-            _write_pointer(folder, digests[1:], staging)
+            read_weights(adapter)
+            write_pointer(folder, digests[1:], staging)
             self._record(staging, "rollback", name, variant=adapter.variant, digest=adapter.digest)
         return adapter
 
@@ -180,7 +189,7 @@ class AdapterRegistry:
         with self._writing() as staging:
             pruned = []
             for folder in self._catalogue.all_folders():
-                pruned += [f"{folder.name}@{d}" for d in _prune_folder(folder, keep, staging)]
+                pruned += [f"{folder.name}@{d}" for d in prune_versions(folder, keep, staging)]
             for reference in pruned:
                 name, _, digest = reference.partition("@")
                 self.log.append("prune", name, digest=digest)
@@ -240,24 +249,6 @@ class AdapterRegistry:
                 "names are unique across variants"
             )
 
-    def _store(self, version: Path, files: Mapping[str, bytes], staging: Path) -> None:
-        if version.exists():
-            try:
-                self._catalogue.read(self._catalogue.version(version.parent.parent, version.name))
-            except AdapterLoadError:  # damaged on disk: put the sound copy in its place
-                os.rename(version, staging / "damaged")
-            else:
-                return
-        prepared = staging / "version"
-        prepared.mkdir()
-        for name, content in files.items():
-            write_file(prepared / name, content)
-        move_folder(prepared, version)
-
-    def _point(self, folder: Path, digest: str, staging: Path) -> None:
-        earlier = [known for known in read_pointer(folder) if known != digest]
-        _write_pointer(folder, [digest, *earlier], staging)
-
     def _record(
         self,
         staging: Path,
@@ -274,6 +265,11 @@ class AdapterRegistry:
     def _bump(self, staging: Path) -> None:
         content = f"{self.generation() + 1}\n"
         replace_file(self.folder / GENERATION_FILE, content.encode(), staging)
+
+
+def _point(folder: Path, digest: str, staging: Path) -> None:
+    earlier = [known for known in read_pointer(folder) if known != digest]
+    write_pointer(folder, [digest, *earlier], staging)
 
 
 def _check_format(folder: Path) -> None:
@@ -299,31 +295,3 @@ def _checked_extra_files(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
     for name in files:
         _check_pattern("file name", name, r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
     return files
-
-
-def _write_pointer(folder: Path, digests: list[str], staging: Path) -> None:
-    make_folder(folder)
-    replace_file(folder / POINTER_FILE, "".join(f"{d}\n" for d in digests).encode(), staging)
-
-
-def _prune_folder(folder: Path, keep: int, staging: Path) -> list[str]:
-    digests = read_pointer(folder)
-    kept = digests[: 1 + keep]
-    if kept != digests:
-        _write_pointer(folder, kept, staging)
-    pruned = [digest for digest in list_digests(folder) if digest not in kept]
-    for digest in pruned:
-        # Out of sight by one rename; deleting a folder in place could be caught half done.
-        os.rename(folder / VERSIONS_FOLDER / digest, staging / digest)
-        shutil.rmtree(staging / digest)
-    if not kept:
-        _remove_empty(folder)
-    return pruned
-
-
-def _remove_empty(folder: Path) -> None:
-    versions = folder / VERSIONS_FOLDER
-    if versions.is_dir() and not any(versions.iterdir()):
-        versions.rmdir()
-        if not any(folder.iterdir()):
-            folder.rmdir()
