@@ -1,0 +1,114 @@
+"""A server as a child process: free port, log file, readiness by polling, an end to all its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.05
+STOP_SECONDS = 30.0
+# glibc's default thresholds send large activations through mmap every time; `make serve` sets
+# these, so every server in a comparison gets them.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+}
+
+
+class ServerFailedError(Exception):
+    """The server ended or did not get ready in time; the text ends with its last log lines."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    seconds_to_ready: float
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process and of everything it started."""
+        root = psutil.Process(self.process.pid)
+        return sum(p.memory_info().rss for p in [root, *root.children(recursive=True)])
+
+
+@contextmanager
+def serving(
+    command: list[str],
+    *,
+    port: int,
+    ready_path: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    deadline_seconds: float = 300.0,
+) -> Iterator[Server]:
+    """Start `command`, wait until `ready_path` says 200, and end its whole process group after.
+
+    Raises ServerFailedError.
+    """
+    address = f"http://127.0.0.1:{port}"
+    begin = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ALLOCATOR, **(environment or {})},
+            start_new_session=True,
+        )
+        try:
+            while not _answers(address + ready_path):
+                waited = time.perf_counter() - begin
+                if process.poll() is not None or waited > deadline_seconds:
+                    raise ServerFailedError(_obituary(command, process.returncode, waited, log))
+                time.sleep(POLL_SECONDS)
+            yield Server(process, address, time.perf_counter() - begin)
+        finally:
+            _end(process)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _obituary(command: list[str], code: int | None, seconds: float, log: Path) -> str:
+    what = f"ended with code {code}" if code is not None else "was not ready"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    return f"{' '.join(command)} {what} after {seconds:.0f} s:\n{tail}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the group politely, then insist; the group is ours because it is a session of its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()

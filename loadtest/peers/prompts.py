@@ -1,0 +1,50 @@
+"""Headline prompts of which none repeats, so that no prefix cache ever answers a whole prompt."""
+
+import json
+import random
+import re
+import string
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+INPUT = "Input: "
+
+
+def read_contexts(file: Path) -> list[str]:
+    """The distinct `context` fields of a JSONL file in FinLoRA's row format."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    contexts = [json.loads(line)["context"] for line in lines if line.strip()]
+    if not contexts:
+        raise ValueError(f"{file} holds no rows")
+    return list(dict.fromkeys(contexts))
+
+
+def fresh_prompts(contexts: list[str], count: int, *, offset: int = 0, seed: int = 0) -> list[str]:
+    """Prompts `offset` to `offset + count` of one endless, repeatable sequence without repeats."""
+    return list(islice(_endless(contexts, seed), offset, offset + count))
+
+
+def _endless(contexts: list[str], seed: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    rows = contexts.copy()
+    rng.shuffle(rows)
+    seen = set(rows)
+    yield from rows
+    while True:
+        for row in rows:
+            variant = _vary(row, rng)
+            if variant not in seen:
+                seen.add(variant)
+                yield variant
+
+
+def _vary(context: str, rng: random.Random) -> str:
+    """The same headline about another company, with other figures.
+
+    The name comes first: a cached prefix ends where two prompts differ.
+    """
+    instruction, marker, headline = context.partition(INPUT)
+    company = "".join(rng.choices(string.ascii_uppercase, k=5))
+    figures = re.sub(r"\d", lambda _: rng.choice(string.digits), headline)
+    return f"{instruction}{marker}{company}: {figures}" if marker else f"{company}: {context}"

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from loadtest.peers.prompts import fresh_prompts, read_contexts
+
+CONTEXTS = [
+    f"Instruction: What is the sentiment?\nInput: {headline}\nAnswer: "
+    for headline in ("Profit rose 12 percent.", "Shares fell.", "The board met on 3 May.")
+]
+
+
+def test_the_rows_themselves_come_first() -> None:
+    assert sorted(fresh_prompts(CONTEXTS, 3)) == sorted(CONTEXTS)
+
+
+def test_no_prompt_repeats_however_many_are_taken() -> None:
+    prompts = fresh_prompts(CONTEXTS, 500)
+    assert len(set(prompts)) == 500
+
+
+def test_rounds_continue_one_sequence() -> None:
+    whole = fresh_prompts(CONTEXTS, 40)
+    assert fresh_prompts(CONTEXTS, 15) + fresh_prompts(CONTEXTS, 25, offset=15) == whole
+
+
+def test_variants_keep_the_instruction_and_differ_at_once_after_it() -> None:
+    variants = fresh_prompts(CONTEXTS, 30, offset=3)
+    head = "Instruction: What is the sentiment?\nInput: "
+    assert all(v.startswith(head) and v.endswith("\nAnswer: ") for v in variants)
+    assert len({v.removeprefix(head)[:5] for v in variants}) == 30
+
+
+def test_reading_drops_repeated_rows_and_blank_lines(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"context": "a", "target": "x"}\n\n{"context": "b"}\n{"context": "a"}\n')
+    assert read_contexts(file) == ["a", "b"]
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="no rows"):
+        read_contexts(file)
