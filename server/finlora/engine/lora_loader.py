@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 
 from finlora.adapters.adapter import Adapter
@@ -22,13 +23,13 @@ def squared_row_norms(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     return {name: _dequantized(model.get_submodule(name)).square().sum(1) for name in names}
 
 
-def _dequantized(layer: Any) -> Tensor:
-    weight = layer.weight
+def _dequantized(layer: nn.Module) -> Tensor:
+    weight: Any = layer.weight
     plain: Tensor = weight.data
-    if isinstance(layer, bnb.nn.Linear4bit):
-        plain = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
-    elif isinstance(layer, bnb.nn.Linear8bitLt):
-        scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+    if isinstance(layer, Linear4bit):
+        plain = dequantize_4bit(weight.data, weight.quant_state)
+    elif isinstance(layer, Linear8bitLt):
+        scales: Any = weight.SCB if weight.SCB is not None else layer.state.SCB
         plain = weight.data.float() * (scales.float() / 127)[:, None]
     return plain.float()
 

@@ -50,16 +50,12 @@ class ScheduledSequence:
     running: Running
     start: int
     num_tokens: int
+    samples: bool  # whether the step gives the request its next token
 
     @property
     def request(self) -> Request:
         """The request."""
         return self.running.request
-
-    @property
-    def samples(self) -> bool:
-        """Whether the step ends with the request's next token."""
-        return self.start + self.num_tokens == self.request.num_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +267,9 @@ class _Step:
 
     def take(self, running: Running, num_tokens: int) -> None:
         """Use up the room."""
-        sequence = ScheduledSequence(running, running.request.num_computed_tokens, num_tokens)
-        self.chosen.append(sequence)
+        start = running.request.num_computed_tokens
+        samples = num_tokens == _num_missing(running.request)
+        self.chosen.append(ScheduledSequence(running, start, num_tokens, samples))
         self._num_tokens -= num_tokens
         self._num_logits_rows -= num_tokens if running.request.needs_prompt_logits else 1
 

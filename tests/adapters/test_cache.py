@@ -1,0 +1,198 @@
+"""Tiers and pins, with the real loader thread and loads that the tests hold up."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest
+from finlora.adapters.cache import AdapterCache
+from finlora.errors import AdapterError, AdapterLoadError
+
+
+def make_adapter(name: str) -> Adapter:
+    config = LoRAConfig(r=1, lora_alpha=1)
+    return Adapter(name, "test", f"digest-{name}", Path(), config, Manifest())
+
+
+@dataclass(frozen=True)
+class Weights:
+    name: str
+    num_bytes: int = 10
+
+
+@dataclass
+class Harness:
+    """A cache whose disk and slots are visible to the test."""
+
+    max_loras: int = 2
+    loads: list[str] = field(default_factory=list)
+    slots: dict[int, str] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    gate: threading.Event = field(default_factory=threading.Event)
+    loaded: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self.cache: AdapterCache[Weights] = AdapterCache(
+            self._load,
+            self._write,
+            max_loras=self.max_loras,
+            max_bytes=25,
+            observer=self,
+            on_loaded=self.loaded.release,
+        )
+
+    def _load(self, adapter: Adapter) -> Weights:
+        assert self.gate.wait(10)
+        self.loads.append(adapter.name)
+        if adapter.name in self.broken:
+            raise AdapterLoadError(f"{adapter.name} is broken")
+        if adapter.name == "odd":
+            raise ZeroDivisionError
+        return Weights(adapter.name)
+
+    def _write(self, slot: int, weights: Weights) -> None:
+        self.slots[slot] = weights.name
+
+    def adapter_loaded(self, tier: str, seconds: float) -> None:
+        self.events.append(f"loaded {tier}")
+
+    def adapter_evicted(self, tier: str) -> None:
+        self.events.append(f"evicted {tier}")
+
+    def load(self, *names: str) -> None:
+        adapters = [make_adapter(name) for name in names]
+        missing = sum(not self.cache.is_loaded(adapter) for adapter in adapters)
+        self.cache.want(adapters)
+        for _ in range(missing):
+            assert self.loaded.acquire(timeout=10)
+        self.cache.want(adapters)
+
+    def slot_of(self, name: str) -> str | None:
+        slot = self.cache.acquire(make_adapter(name))
+        return None if slot is None else self.slots[slot]
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    harness = Harness()
+    yield harness
+    harness.gate.set()
+    harness.cache.close()
+    harness.cache.check_idle()
+
+
+def test_a_wanted_adapter_is_loaded_once_however_often_it_is_wanted(harness: Harness) -> None:
+    harness.gate.clear()
+    adapter = make_adapter("a")
+    for _ in range(5):
+        harness.cache.want([adapter])
+    assert not harness.cache.is_loaded(adapter)  # and `want` did not wait for the disk
+    harness.gate.set()
+    assert harness.loaded.acquire(timeout=10)
+    harness.cache.want([adapter])
+    assert harness.cache.is_loaded(adapter)
+    assert harness.loads == ["a"]
+
+
+def test_the_least_recently_used_slot_is_taken(harness: Harness) -> None:
+    harness.load("a", "b", "c")
+    for name in ("a", "b", "a", "c"):
+        assert harness.slot_of(name) == name
+        harness.cache.release(make_adapter(name))
+    assert sorted(harness.slots.values()) == ["a", "c"]
+
+
+def test_pinned_slots_are_never_taken(harness: Harness) -> None:
+    harness.load("a", "b", "c")
+    assert harness.slot_of("a") == "a"
+    assert harness.slot_of("b") == "b"
+    assert harness.slot_of("c") is None
+    harness.cache.release(make_adapter("b"))
+    assert harness.slot_of("c") == "c"
+    assert sorted(harness.slots.values()) == ["a", "c"]
+    harness.cache.release(make_adapter("a"))
+    harness.cache.release(make_adapter("c"))
+
+
+def test_ram_is_trimmed_to_its_limit_but_what_is_wanted_stays(harness: Harness) -> None:
+    harness.load("a", "b", "c")  # 30 bytes of 25, all wanted
+    assert harness.cache.num_in_ram == 3
+    harness.load("d")
+    assert harness.cache.ram_bytes == 20
+    assert harness.cache.is_loaded(make_adapter("d"))
+    assert not harness.cache.is_loaded(make_adapter("a"))
+
+
+def test_a_held_version_survives_eviction_from_everywhere_else(harness: Harness) -> None:
+    harness.load("a")
+    held = make_adapter("a")
+    harness.cache.hold(held)
+    for name in ("b", "c", "d", "e"):
+        harness.load(name)
+        assert harness.slot_of(name) == name
+        harness.cache.release(make_adapter(name))
+    assert harness.cache.is_loaded(held)
+    assert harness.slot_of("a") == "a"
+    assert harness.loads.count("a") == 1
+    harness.cache.release(held)
+    harness.cache.unhold(held)
+
+
+def test_a_slot_that_holds_the_only_copy_of_a_held_version_is_not_taken(harness: Harness) -> None:
+    held = make_adapter("a")
+    harness.load("a")
+    assert harness.slot_of("a") == "a"
+    harness.load("b", "c", "d")  # pushes a out of RAM
+    harness.cache.hold(held)
+    harness.cache.release(held)
+    assert harness.slot_of("b") == "b"
+    assert harness.slot_of("c") is None
+    harness.cache.unhold(held)
+    assert harness.slot_of("c") == "c"
+    harness.cache.release(make_adapter("b"))
+    harness.cache.release(make_adapter("c"))
+
+
+@pytest.mark.parametrize("name", ["bad", "odd"])
+def test_a_failed_load_is_told_once_and_can_be_tried_again(harness: Harness, name: str) -> None:
+    harness.broken.add("bad")
+    adapter = make_adapter(name)
+    harness.cache.want([adapter])
+    assert harness.loaded.acquire(timeout=10)
+    harness.cache.want([adapter])
+    assert isinstance(harness.cache.error(adapter), AdapterError)
+    assert harness.cache.error(adapter) is None
+    harness.cache.want([adapter])
+    assert harness.loaded.acquire(timeout=10)
+    assert harness.loads == [name, name]
+
+
+def test_a_slot_is_not_lost_when_the_copy_fails(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.load("a")
+
+    def fail(slot: int, weights: Weights) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.cache, "_write", fail)
+        with pytest.raises(MemoryError):
+            harness.slot_of("a")
+    assert harness.slot_of("a") == "a"
+    harness.cache.release(make_adapter("a"))
+
+
+def test_the_observer_hears_of_every_move(harness: Harness) -> None:
+    harness.load("a", "b", "c")
+    for name in ("a", "b", "c"):
+        harness.slot_of(name)
+        harness.cache.release(make_adapter(name))
+    assert harness.events.count("loaded ram") == 3
+    assert harness.events.count("loaded slot") == 3
+    assert harness.events.count("evicted slot") == 1
