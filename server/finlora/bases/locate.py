@@ -1,0 +1,83 @@
+"""From what a user calls a base to the folder that holds its 16-bit weights and tokenizer."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from finlora.bases.embedded import EMBEDDED, fetch
+from finlora.errors import BaseModelError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Weights in safetensors only: the other formats can run code when they are read.
+HUB_FILES = ["config.json", "generation_config.json", "tokenizer*.json", "*.safetensors"]
+HUB_FILES += ["model.safetensors.index.json", "special_tokens_map.json", "chat_template.jinja"]
+
+
+def locate(model: str) -> Path:
+    """The folder with config.json, tokenizer.json and *.safetensors of an embedded base, a local
+    folder or a hub id; fetched first where needed. Raises BaseModelError.
+    """
+    if model in EMBEDDED:
+        return fetch(EMBEDDED[model])
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = _download(model)
+    _check(folder)
+    return folder
+
+
+def find(model: str) -> Path | None:
+    """As `locate`, but only what is on disk already."""
+    if model in EMBEDDED:
+        return EMBEDDED[model].folder if EMBEDDED[model].is_fetched else None
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(model) is None:
+        return None
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def display_name(model: str) -> str:
+    """What the base is called: an embedded name, a hub id, or a folder's own name."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if model not in EMBEDDED and folder.is_dir() else model
+
+
+def _download(model: str) -> Path:
+    if HUB_ID.fullmatch(model) is None:
+        raise BaseModelError(
+            f"unknown base {model!r}: neither a folder, nor a hub id (owner/name), nor embedded "
+            f"({', '.join(EMBEDDED)})"
+        )
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise BaseModelError(
+            f"{model} is gated: accept its terms on the hub and log in (`hf auth login`)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(f"{model} is not on the hub (or private: `hf auth login`)") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise BaseModelError(
+            f"{model} is not in the hub's local cache and the hub cannot be reached"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise BaseModelError(f"cannot fetch {model} from the hub: {error}") from error
+
+
+def _check(folder: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise BaseModelError(f"{folder} has no {name}: not a base this server can read")

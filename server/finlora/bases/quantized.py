@@ -1,0 +1,81 @@
+"""Base models in bitsandbytes' formats: made once from the 16-bit weights, kept in the cache.
+
+A checkpoint is saved before its layers ever run: the first forward repacks them on the CPU, and
+saving afterwards would lose bits.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from finlora.bases.quiet import quiet_transformers
+from finlora.bases.store import ensure
+from finlora.config import Quantization, cache_folder
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 64
+FORMAT_VERSION = 1
+IN_FOUR_BITS = (Quantization.NF4, Quantization.FP4)
+
+
+def load_quantized(
+    source: Path,
+    fingerprint: str,
+    quantization: Quantization,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PreTrainedModel:
+    """The model of a source folder, its linear layers stored as asked, the rest in `dtype`."""
+    if quantization in IN_FOUR_BITS:
+        # Always quantised on the CPU and read back: the same bits on every device.
+        folder = checkpoint_folder(fingerprint, quantization, dtype)
+        ensure(folder, lambda new: _save_checkpoint(source, new, quantization, dtype))
+        return _read(folder, None, dtype, device)
+    if quantization is Quantization.INT8:
+        # Threshold 0: the default splits off columns by the largest value of the whole batch, which
+        # would make a request's answer depend on its batch mates.
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        return _read(source, config, dtype, device)
+    return _read(source, None, dtype, device)
+
+
+def checkpoint_folder(fingerprint: str, quantization: Quantization, dtype: torch.dtype) -> Path:
+    """Where the quantised weights of a base stand."""
+    name = f"{fingerprint[:16]}-{quantization}-{str(dtype).removeprefix('torch.')}"
+    return cache_folder() / "quantized" / f"{FORMAT_VERSION}-{name}"
+
+
+def _save_checkpoint(
+    source: Path, folder: Path, quantization: Quantization, dtype: torch.dtype
+) -> None:
+    logger.info("quantising %s to %s", source.name, quantization)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=str(quantization),
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_blocksize=BLOCK_SIZE,
+    )
+    model = _read(source, config, dtype, torch.device("cpu"))
+    with quiet_transformers():
+        model.save_pretrained(folder)
+
+
+def _read(
+    folder: Path, config: BitsAndBytesConfig | None, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    with quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            # Passed as None it would hide what a checkpoint's own config says.
+            **({} if config is None else {"quantization_config": config}),
+            dtype=dtype,
+            device_map={"": device},
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    return model

@@ -1,0 +1,60 @@
+"""Remembers the spec of each base folder, so that it is computed once and read without torch."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from finlora.bases.locate import display_name, find
+from finlora.bases.spec import BaseSpec
+from finlora.bases.store import ensure
+from finlora.config import cache_folder
+
+SOURCE_FILE = "source.json"
+FORMAT_VERSION = 1
+SOURCE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors")
+
+
+def cached_spec(model: str) -> BaseSpec | None:
+    """The spec of a base that is on disk and unchanged since it was computed, else None."""
+    folder = find(model)
+    return None if folder is None else _read(folder, display_name(model))
+
+
+def remembered_spec(folder: Path, name: str, compute: Callable[[Path], BaseSpec]) -> BaseSpec:
+    """The folder's spec from the cache, else computed and kept."""
+    known = _read(folder, name)
+    if known is not None:
+        return known
+    spec = replace(compute(folder), name=name)
+
+    def build(entry: Path) -> None:
+        spec.save(entry)
+        (entry / SOURCE_FILE).write_text(json.dumps(_stamps(folder)), "utf-8")
+
+    entry = _entry(folder)
+    (entry / SOURCE_FILE).unlink(missing_ok=True)  # stale: no longer intact, so it is rebuilt
+    ensure(entry, build)
+    return spec
+
+
+def _read(folder: Path, name: str) -> BaseSpec | None:
+    entry = _entry(folder)
+    try:
+        if json.loads((entry / SOURCE_FILE).read_bytes()) != _stamps(folder):
+            return None
+        return replace(BaseSpec.load(entry), name=name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _entry(folder: Path) -> Path:
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return cache_folder() / "specs" / f"{FORMAT_VERSION}-{key}"
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Sizes and times that change when a file of the base does."""
+    files = sorted(file for pattern in SOURCE_PATTERNS for file in folder.glob(pattern))
+    return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files}

@@ -1,0 +1,81 @@
+"""The 16-bit source tensors of a base, read from its safetensors files without loading them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from finlora.errors import BaseModelError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+CHUNK_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TensorEntry:
+    """Where one tensor's bytes stand."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int  # offset in the file
+    num_bytes: int
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up the model. Raises BaseModelError."""
+    index = folder / INDEX_FILE
+    names = [WEIGHTS_FILE]
+    try:
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise BaseModelError(f"{index} is broken: {error}") from error
+    files = [folder / Path(name).name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise BaseModelError(
+            f"{folder} lacks {', '.join(missing)}: weights must be in safetensors format"
+        )
+    return files
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, however they are sharded."""
+    entries = sorted(entry for file in weight_files(folder) for entry in _entries(file))
+    digest = hashlib.sha256(b"finlora base 1\n")
+    for entry in entries:
+        digest.update(json.dumps([entry.name, entry.dtype, entry.shape]).encode())
+        with entry.file.open("rb") as file:
+            file.seek(entry.start)
+            remaining = entry.num_bytes
+            while chunk := file.read(min(CHUNK_BYTES, remaining)):
+                digest.update(chunk)
+                remaining -= len(chunk)
+    return digest.hexdigest()
+
+
+def _entries(file: Path) -> list[TensorEntry]:
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        entries = [_entry(file, 8 + length, name, fields) for name, fields in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"{file} is not a readable safetensors file: {error}") from error
+    if max((e.start + e.num_bytes for e in entries), default=0) != file.stat().st_size:
+        raise BaseModelError(f"{file} is cut short or has bytes that belong to no tensor")
+    return entries
+
+
+def _entry(file: Path, offset: int, name: str, fields: dict[str, object]) -> TensorEntry:
+    match fields:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            return TensorEntry(name, dtype, tuple(shape), file, offset + start, end - start)
+    raise ValueError(f"tensor {name!r} is described badly")

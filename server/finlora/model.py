@@ -1,0 +1,177 @@
+"""Loads the one base model of a process, quantised, with its tokenizer and spec."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.functional import has_avx512bf16
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from finlora.bases.architecture import check_servable, empty_model, linear_layers, read_config
+from finlora.bases.locate import display_name, locate
+from finlora.bases.quantized import BLOCK_SIZE, load_quantized
+from finlora.bases.quiet import quiet_transformers
+from finlora.bases.spec import BaseSpec
+from finlora.bases.spec_cache import cached_spec, remembered_spec
+from finlora.bases.tensors import fingerprint
+from finlora.config import Quantization
+from finlora.errors import BaseModelError
+
+PACKED_ROWS = 32  # the packed kernel takes output rows in blocks of this size
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base in memory, in eval mode, all weights frozen."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    spec: BaseSpec
+    quantization: Quantization
+    compute_dtype: torch.dtype
+    device: torch.device
+
+
+def load_base(
+    model: str,
+    quantization: Quantization,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    training: bool = False,
+) -> LoadedBase:
+    """Load an embedded base, a local folder or a hub id. Raises BaseModelError.
+
+    `dtype` is the compute type; None: what this device computes best. With `training` no layer ever
+    changes to the packed CPU format, which passes no gradient; without it, call `pack` before the
+    first forward.
+    """
+    folder = locate(model)
+    spec = remembered_spec(folder, display_name(model), _compute_spec)
+    target = torch.device(_device(device))
+    compute_dtype = dtype or best_dtype(target)
+    network = load_quantized(
+        folder, spec.fingerprint, quantization, dtype=compute_dtype, device=target
+    )
+    network.eval()
+    network.requires_grad_(False)
+    for layer in _layers_in_four_bits(network):
+        layer.support_avx512bf16_for_cpu = not training and _is_packable(layer, compute_dtype)
+    return LoadedBase(network, _tokenizer(folder), spec, quantization, compute_dtype, target)
+
+
+def base_spec(model: str) -> BaseSpec:
+    """What adapters must fit; takes seconds the first time, and fetches the base if need be."""
+    known = cached_spec(model)
+    return known or remembered_spec(locate(model), display_name(model), _compute_spec)
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it natively; float32 on other CPUs."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if has_avx512bf16() else torch.float32
+
+
+def pack(model: PreTrainedModel) -> int:
+    """Bring the four-bit layers into the CPU's fast format, in this thread; how many now are.
+
+    bitsandbytes does it inside a layer's first forward, in place and without a lock: threads that
+    met there would destroy the weights. Call it once, before any other thread runs the model.
+    Raises BaseModelError when a layer refuses.
+    """
+    num_packed = 0
+    for layer in _layers_in_four_bits(model):
+        if layer.weight.device.type != "cpu" or not layer.support_avx512bf16_for_cpu:
+            continue
+        with torch.no_grad():
+            layer(torch.zeros(1, layer.in_features, dtype=layer.compute_dtype))
+        if not getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+            raise BaseModelError("a four-bit layer did not change to the packed CPU format")
+        num_packed += 1
+    return num_packed
+
+
+def memory_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """Bytes of the weights by part: quantized, scales, embeddings, other. Shared ones count once."""
+    parts = dict.fromkeys(("quantized", "scales", "embeddings", "other"), 0)
+    seen: set[int] = set()
+    for part, tensor in _weights(model):
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            parts[part] += tensor.nbytes
+    return parts
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        yield "embeddings", embedding.weight
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            yield "quantized", module.weight
+            state = module.weight.quant_state
+            for tensor in (state.absmax, *((state.state2.absmax,) if state.nested else ())):
+                yield "scales", tensor
+        elif isinstance(module, Linear8bitLt):
+            yield "quantized", module.weight
+            yield "scales", module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+    for tensor in (*model.parameters(), *model.buffers()):
+        yield "other", tensor
+
+
+def _layers_in_four_bits(model: PreTrainedModel) -> Iterator[Any]:
+    return (module for module in model.modules() if isinstance(module, Linear4bit))
+
+
+def _is_packable(layer: nn.Linear, compute_dtype: torch.dtype) -> bool:
+    """Whether the packed kernel can take the layer; it computes in bfloat16 whatever its input."""
+    fits = layer.in_features % BLOCK_SIZE == 0 and layer.out_features % PACKED_ROWS == 0
+    return fits and compute_dtype is torch.bfloat16 and bool(has_avx512bf16())
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    # Not AutoTokenizer: some of its classes rebuild the pre-tokenizer instead of reading it, while
+    # tokenizer.json is what spec.tokenizer_hash stands for.
+    with quiet_transformers():
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True
+        )
+    return tokenizer
+
+
+def _compute_spec(folder: Path) -> BaseSpec:
+    config = read_config(folder)
+    model = empty_model(config)
+    check_servable(model)
+    return BaseSpec(
+        name=folder.name,
+        architecture=type(model).__name__,
+        fingerprint=fingerprint(folder),
+        tokenizer_hash=hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+        max_position_embeddings=config.max_position_embeddings,
+        eos_token_ids=_eos_token_ids(folder, config.eos_token_id),
+        linear_layers=linear_layers(model),
+    )
+
+
+def _eos_token_ids(folder: Path, fallback: int | list[int] | None) -> tuple[int, ...]:
+    """The generation config's, which chat models extend, else the model config's."""
+    file = folder / "generation_config.json"
+    ids = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+    ids = fallback if ids is None else ids
+    if ids is None:
+        return ()
+    return (ids,) if isinstance(ids, int) else tuple(ids)
