@@ -96,7 +96,7 @@ def check_compatible(
     """
     manifest = adapter.manifest if isinstance(adapter, Adapter) else adapter
     warnings = [
-        *_check_identity("base weights", manifest.base_fingerprint, spec.fingerprint, spec.name),
+        *_check_identity("base", manifest.base_fingerprint, spec.fingerprint, spec.name),
         *_check_identity("tokenizer", manifest.tokenizer_hash, spec.tokenizer_hash, spec.name),
     ]
     difference = _quantization_difference(manifest, quantization)

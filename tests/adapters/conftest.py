@@ -1,0 +1,64 @@
+"""A tiny base, adapters that PEFT made for it, and registries to put them in."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from finlora.adapters.registry import AdapterRegistry
+from finlora.bases.spec import BaseSpec, LinearShape
+from tests.adapters.peft_folders import save_adapter
+from tests.tiny_models import build
+
+MakeCopy = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("llama", tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def spec(base_folder: Path) -> BaseSpec:
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+    layers = {
+        name: LinearShape(module.in_features, module.out_features)
+        for name, module in model.model.named_modules(prefix="model")
+        if isinstance(module, torch.nn.Linear)
+    }
+    return BaseSpec("tiny", "LlamaForCausalLM", "f" * 64, "7" * 64, 512, (2,), layers)
+
+
+@pytest.fixture(scope="session")
+def peft_folders(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder for each kind of adapter that is served."""
+    root = tmp_path_factory.mktemp("peft")
+    options: dict[str, dict[str, Any]] = {
+        "lora": {},
+        "rslora": {"use_rslora": True},
+        "dora": {"use_dora": True, "target_modules": ["q_proj", "down_proj"]},
+        "patterns": {
+            "rank_pattern": {"q_proj": 8, r"layers\.1\.mlp\.up_proj": 2},
+            "alpha_pattern": {"q_proj": 4},
+        },
+    }
+    return {name: save_adapter(base_folder, root / name, **options[name]) for name in options}
+
+
+@pytest.fixture
+def copy(peft_folders: dict[str, Path], tmp_path: Path) -> MakeCopy:
+    """Makes a copy of one of them that a test may damage."""
+
+    def make(kind: str = "lora") -> Path:
+        return Path(shutil.copytree(peft_folders[kind], tmp_path / "peft" / kind))
+
+    return make
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> AdapterRegistry:
+    return AdapterRegistry(tmp_path / "registry", who="test")
