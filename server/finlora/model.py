@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -100,7 +100,7 @@ def pack(model: PreTrainedModel) -> int:
 
 
 def memory_bytes(model: PreTrainedModel) -> dict[str, int]:
-    """Bytes of the weights by part: quantized, scales, embeddings, other. Shared ones count once."""
+    """Bytes of the weights: quantized, scales, embeddings, other. Shared tensors count once."""
     parts = dict.fromkeys(("quantized", "scales", "embeddings", "other"), 0)
     seen: set[int] = set()
     for part, tensor in _weights(model):
@@ -112,18 +112,23 @@ def memory_bytes(model: PreTrainedModel) -> dict[str, int]:
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-        yield "embeddings", embedding.weight
+        yield from (("embeddings", parameter) for parameter in embedding.parameters())
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, Linear4bit | Linear8bitLt):
             yield "quantized", module.weight
-            state = module.weight.quant_state
-            for tensor in (state.absmax, *((state.state2.absmax,) if state.nested else ())):
-                yield "scales", tensor
-        elif isinstance(module, Linear8bitLt):
-            yield "quantized", module.weight
-            yield "scales", module.weight.SCB if module.weight.SCB is not None else module.state.SCB
+            yield from (("scales", scales) for scales in _scales(module))
     for tensor in (*model.parameters(), *model.buffers()):
         yield "other", tensor
+
+
+def _scales(layer: nn.Module) -> list[torch.Tensor]:
+    weight: Any = layer.weight
+    if isinstance(layer, Linear8bitLt):
+        # They move from the weight to the layer's state in the first forward.
+        scales: Any = layer.state.SCB if weight.SCB is None else weight.SCB
+        return [scales]
+    state = weight.quant_state
+    return [state.absmax, state.state2.absmax] if state.nested else [state.absmax]
 
 
 def _layers_in_four_bits(model: PreTrainedModel) -> Iterator[Any]:

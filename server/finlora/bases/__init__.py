@@ -1,1 +1,1 @@
-"""Base models on disk: the embedded default, local folders and hub snapshots. No torch at import."""
+"""Base models on disk: the embedded default, local folders, hub snapshots."""
