@@ -1,0 +1,42 @@
+# CPU image with the default base inside, so that a container starts without a network.
+#
+#   docker build -t finlora .
+#   docker run -p 8000:8000 -e FINLORA_API_KEY=... -v finlora-adapters:/app/adapters_registry finlora
+#
+# Beyond loopback the server wants a key; `finlora adapters add` in the container writes the volume.
+FROM python:3.12-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+# The allocator settings of `make serve`: freed activations stay in the process.
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    MALLOC_MMAP_THRESHOLD_=4294967296 \
+    MALLOC_TRIM_THRESHOLD_=17179869184 \
+    FINLORA_CACHE=/app/cache
+
+RUN useradd --create-home --uid 1000 finlora
+WORKDIR /app
+
+# In a layer of its own: it is the largest and changes least.
+COPY constraints.txt ./
+RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
+
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY adapters_registry adapters_registry
+COPY server server
+RUN pip install -c constraints.txt . \
+    && install -d -o finlora -g finlora cache \
+    && chown -R finlora:finlora adapters_registry
+
+USER finlora
+RUN finlora models fetch smollm2-135m-instruct
+
+EXPOSE 8000
+VOLUME ["/app/adapters_registry"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+
+# Exec form: the server is process 1 and gets SIGTERM itself, so `docker stop` drains it.
+ENTRYPOINT ["finlora", "serve", "--host", "0.0.0.0"]
