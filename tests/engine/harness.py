@@ -88,6 +88,13 @@ class EngineUnderTest:
                 outputs[output.request_id] = output
         return outputs
 
+    def finish_one(
+        self, prompt: list[int], adapter: Adapter | None, params: SamplingParams
+    ) -> RequestOutput:
+        """One request on its own, to its end."""
+        request_id = self.add(prompt, adapter, params)
+        return self.finish()[request_id]
+
     def run(
         self,
         rows: Iterable[tuple[list[int], Adapter | None]],
