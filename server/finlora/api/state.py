@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from finlora.adapters.adapter import Adapter
-from finlora.adapters.registry import AdapterRegistry
+from finlora.adapters.shipped import open_registry
 from finlora.api.tokens import Vocabulary
-from finlora.config import Settings, registry_folder
+from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError
 from finlora.metrics import Metrics
 
@@ -35,7 +35,7 @@ class ServerState:
     ) -> None:
         self.settings = settings
         self._on_phase = on_phase
-        self.registry = AdapterRegistry(registry_folder(settings))
+        self.registry = open_registry(settings)
         self.metrics = Metrics(CollectorRegistry(), max_adapters=settings.metrics_max_adapters)
         self.started = int(time.time())
         self.phase = "starting"
