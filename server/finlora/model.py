@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finlora.bases.architecture import check_servable, empty_model, linear_layers, read_config
 from finlora.bases.locate import display_name, locate
-from finlora.bases.quantized import BLOCK_SIZE, load_quantized
+from finlora.bases.quantized import BLOCK_SIZE, load_quantized, prepare
 from finlora.bases.quiet import quiet_transformers
 from finlora.bases.spec import BaseSpec
 from finlora.bases.spec_cache import cached_spec, remembered_spec
@@ -68,8 +68,15 @@ def load_base(
 
 def base_spec(model: str) -> BaseSpec:
     """What adapters must fit; takes seconds the first time, and fetches the base if need be."""
-    known = cached_spec(model)
-    return known or remembered_spec(locate(model), display_name(model), _compute_spec)
+    return cached_spec(model) or remembered_spec(locate(model), display_name(model), _compute_spec)
+
+
+def prepare_base(model: str, quantization: Quantization, *, device: str = "auto") -> BaseSpec:
+    """Fetch, check and quantise a base, so that loading it takes seconds. Raises BaseModelError."""
+    folder = locate(model)
+    spec = remembered_spec(folder, display_name(model), _compute_spec)
+    prepare(folder, spec.fingerprint, quantization, best_dtype(torch.device(_device(device))))
+    return spec
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -160,7 +167,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _compute_spec(folder: Path) -> BaseSpec:
     config = read_config(folder)
     model = empty_model(config)
-    check_servable(model)
+    check_servable(config, model)
     return BaseSpec(
         name=folder.name,
         architecture=type(model).__name__,

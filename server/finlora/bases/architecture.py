@@ -19,9 +19,12 @@ SERVED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 def read_config(folder: Path) -> PreTrainedConfig:
     """The folder's config. Raises BaseModelError when it is broken or of an unknown type."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {reason}") from error
     return config
 
 
@@ -45,10 +48,10 @@ def linear_layers(model: PreTrainedModel) -> dict[str, LinearShape]:
     }
 
 
-def check_servable(model: PreTrainedModel) -> None:
+def check_servable(config: PreTrainedConfig, model: PreTrainedModel) -> None:
     """Raises BaseModelError with the first reason why the engine would compute it wrongly."""
-    for reason in _reasons(model, model.config):
-        raise BaseModelError(f"{model.config.model_type} cannot be served: {reason}")
+    for reason in _reasons(model, config):
+        raise BaseModelError(f"{config.model_type} cannot be served: {reason}")
 
 
 def _reasons(model: PreTrainedModel, config: Any) -> Iterator[str]:
@@ -60,6 +63,8 @@ def _reasons(model: PreTrainedModel, config: Any) -> Iterator[str]:
         yield "its weights are quantised already; name the 16-bit original"
     if not linear_layers(model):
         yield "it has no plain linear layers"
+    if getattr(config, "max_position_embeddings", None) is None:
+        yield "its config does not say how long a context may be"
     yield from _attention_reasons(model, config)
     for name, parameter in model.named_parameters():
         if name.endswith(".sinks"):
@@ -91,7 +96,7 @@ def _rope_types(parameters: Any) -> set[str]:
 
 
 def _has_uniform_heads(model: PreTrainedModel, config: Any) -> bool:
-    num_heads = config.num_attention_heads
+    num_heads = getattr(config, "num_attention_heads", None)
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
     if not isinstance(num_heads, int) or not isinstance(num_kv_heads, int):
         return False

@@ -1,5 +1,8 @@
 """Turns a GGUF file into a plain transformers folder in bfloat16."""
 
+import io
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -8,12 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from finlora.bases.quiet import quiet_transformers
 
-END_OF_TEXT = "<|endoftext|>"
-
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write config, weights, tokenizer and generation config of the GGUF file into the folder."""
-    with quiet_transformers():
+    # transformers shows this progress unasked; it makes no sense in a log file.
+    shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with quiet_transformers(), redirect_stderr(shown):
         _convert_tokenizer(gguf, folder)
         _convert_weights(gguf, folder)
 

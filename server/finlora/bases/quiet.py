@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 
 def quiet_libraries() -> None:
-    """Call it once in an entry point, before anything imports bitsandbytes.
-
-    That import notes that the optional package `kernels` is missing. It must stay missing: with it
-    the same import downloads native code.
-    """
+    """Call it once in an entry point, before anything imports bitsandbytes."""
+    # Its import notes that the optional package `kernels` is missing. It must stay missing: with it
+    # the same import downloads native code.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # Says at every forward of every int8 layer that the layer computes in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 @contextmanager

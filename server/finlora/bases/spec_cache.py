@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,8 @@ def remembered_spec(folder: Path, name: str, compute: Callable[[Path], BaseSpec]
 
     def build(entry: Path) -> None:
         spec.save(entry)
-        (entry / SOURCE_FILE).write_text(json.dumps(_stamps(folder)), "utf-8")
+        source = {"folder": str(folder.resolve()), "stamps": _stamps(folder)}
+        (entry / SOURCE_FILE).write_text(json.dumps(source), "utf-8")
 
     entry = _entry(folder)
     (entry / SOURCE_FILE).unlink(missing_ok=True)  # stale: no longer intact, so it is rebuilt
@@ -39,10 +40,22 @@ def remembered_spec(folder: Path, name: str, compute: Callable[[Path], BaseSpec]
     return spec
 
 
+def all_specs() -> Iterator[tuple[Path, BaseSpec]]:
+    """Source folder and spec of every base that was ever computed and is unchanged since."""
+    for entry in sorted((cache_folder() / "specs").glob(f"{FORMAT_VERSION}-*")):
+        try:
+            folder = Path(json.loads((entry / SOURCE_FILE).read_bytes())["folder"])
+            spec = _read(folder, BaseSpec.load(entry).name)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if spec is not None:
+            yield folder, spec
+
+
 def _read(folder: Path, name: str) -> BaseSpec | None:
     entry = _entry(folder)
     try:
-        if json.loads((entry / SOURCE_FILE).read_bytes()) != _stamps(folder):
+        if json.loads((entry / SOURCE_FILE).read_bytes())["stamps"] != _stamps(folder):
             return None
         return replace(BaseSpec.load(entry), name=name)
     except (OSError, ValueError, KeyError, TypeError):

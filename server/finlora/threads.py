@@ -1,0 +1,39 @@
+"""How many threads torch computes with: the physical cores this process may use."""
+
+import math
+import os
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def set_threads(num_threads: int) -> int:
+    """Use that many threads; 0: OMP_NUM_THREADS if set, else `usable_cores`. What is used now."""
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    return torch.get_num_threads()
+
+
+def usable_cores() -> int:
+    """Physical cores, at most those of this process's affinity mask and of its container's quota.
+
+    More threads than cores make every barrier of a parallel loop wait for the scheduler.
+    """
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, int(min(cores, container_quota(CGROUP_QUOTA))))
+
+
+def container_quota(file: Path) -> float:
+    """Cores that the container's scheduler grants; infinite when it sets no limit."""
+    try:
+        quota, period = file.read_text("ascii").split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
