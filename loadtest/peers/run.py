@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from finlora.bases.locate import locate
 
+from finlora.bases.locate import locate
 from finlora.config import DEFAULT_BASE
 from loadtest.peers import report
 from loadtest.peers.candidates import Candidate, Material, found
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         mix=options.mix,
         clients=options.clients,
         requests=options.requests,
+        warmup=options.warmup,
         max_tokens=options.max_tokens,
     )
     runs = list(
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-c", "--clients", type=int, default=Load.clients)
     add("-n", "--requests", type=int, default=Load.requests, help="timed requests in a round")
     add("--slow-requests", type=int, default=64, help="the same for a server marked slow (peft)")
+    add("--warmup", type=int, default=Load.warmup, help="requests before the clock starts")
     add("--max-tokens", type=int, default=Load.max_tokens)
     add("--data", type=Path, default=DEFAULT_DATA, help="JSONL file with a `context` in each row")
     add("--only", help="names of the servers to run, with commas between")

@@ -55,9 +55,14 @@ def start_once(arguments: str, requests: int, data: Path, log: Path) -> Start:
 
 def memory(server: Server) -> Memory:
     """What /metrics and the operating system say now."""
-    families = text_string_to_metric_families(_get(f"{server.address}/metrics"))
+    return Memory(server.resident_bytes(), memory_parts(_get(f"{server.address}/metrics")))
+
+
+def memory_parts(exposition: str) -> dict[str, int]:
+    """Bytes by part, as the server's metrics have them."""
+    families = text_string_to_metric_families(exposition)
     samples = (s for family in families for s in family.samples if s.name == MEMORY_METRIC)
-    return Memory(server.resident_bytes(), {s.labels["part"]: int(s.value) for s in samples})
+    return {sample.labels["part"]: int(sample.value) for sample in samples}
 
 
 def served_models(address: str) -> tuple[str, ...]:
