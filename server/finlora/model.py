@@ -62,7 +62,7 @@ def load_base(
     network.eval()
     network.requires_grad_(False)
     for layer in _layers_in_four_bits(network):
-        layer.support_avx512bf16_for_cpu = not training and _is_packable(layer, compute_dtype)
+        layer.support_avx512bf16_for_cpu = not training and is_packable(layer, compute_dtype)
     return LoadedBase(network, _tokenizer(folder), spec, quantization, compute_dtype, target)
 
 
@@ -142,7 +142,7 @@ def _layers_in_four_bits(model: PreTrainedModel) -> Iterator[Any]:
     return (module for module in model.modules() if isinstance(module, Linear4bit))
 
 
-def _is_packable(layer: nn.Linear, compute_dtype: torch.dtype) -> bool:
+def is_packable(layer: nn.Linear, compute_dtype: torch.dtype) -> bool:
     """Whether the packed kernel can take the layer; it computes in bfloat16 whatever its input."""
     fits = layer.in_features % BLOCK_SIZE == 0 and layer.out_features % PACKED_ROWS == 0
     return fits and compute_dtype is torch.bfloat16 and bool(has_avx512bf16())
