@@ -1,16 +1,15 @@
 """A tiny base, adapters that PEFT made for it, and registries to put them in."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from finlora.adapters.registry import AdapterRegistry
-from finlora.bases.spec import BaseSpec, LinearShape
+from finlora.bases.spec import BaseSpec
+from finlora.model import base_spec
 from tests.adapters.peft_folders import save_adapter
 from tests.tiny_models import build
 
@@ -23,14 +22,16 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def spec(base_folder: Path) -> BaseSpec:
-    model = AutoModelForCausalLM.from_pretrained(base_folder)
-    layers = {
-        name: LinearShape(module.in_features, module.out_features)
-        for name, module in model.model.named_modules(prefix="model")
-        if isinstance(module, torch.nn.Linear)
-    }
-    return BaseSpec("tiny", "LlamaForCausalLM", "f" * 64, "7" * 64, 512, (2,), layers)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the specs of test bases out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def spec(cache: None, base_folder: Path) -> BaseSpec:
+    return base_spec(str(base_folder))
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,11 @@ def _report(args: argparse.Namespace, facts: dict[str, Any], text: str) -> int:
 
 
 def _base_spec(settings: Settings) -> "BaseSpec":
+    from finlora.bases.spec_cache import cached_spec
+
+    known = cached_spec(settings.model)
+    if known is not None:
+        return known
     from finlora.model import base_spec
 
     return base_spec(settings.model)

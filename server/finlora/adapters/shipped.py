@@ -28,6 +28,7 @@ def seed(folder: Path, shipped: Path) -> None:
     """Make a registry that serves what another one serves; the digests stay the same."""
     aside = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
+        aside.mkdir(parents=True)
         _copy(AdapterRegistry(shipped), AdapterRegistry(aside, who="finlora"))
         os.rename(aside, folder)
     except OSError as error:

@@ -79,8 +79,9 @@ def parse_weights(
         raise AdapterLoadError(f"the weights are not valid safetensors: {error}") from error
     modules = _by_module(tensors, spec)
     layers = {
-        module: _layer(module, parts, config, spec.linear_layers[module], max_rank)
-        for module, parts in modules.items()
+        module: _layer(module, modules[module], config, shape, max_rank)
+        for module, shape in spec.linear_layers.items()
+        if module in modules
     }
     _check_effect(layers.values())
     return layers
@@ -136,7 +137,7 @@ def _by_module(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Tensors sorted by module and role; every key must name a layer of this base."""
     modules: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         module, role = _split_key(key)
         if module not in spec.linear_layers:
             raise AdapterIncompatibleError(
@@ -176,8 +177,13 @@ def _layer(
         raise AdapterLoadError(
             f"{module}: has {_role_names(parts)}, must have {_role_names(expected)}"
         )
-    for role, tensor in parts.items():
-        _check_tensor(f"{module}: {role.upper()}", tensor, expected[role])
+    if parts["a"].shape[:1] != (rank,):
+        raise AdapterLoadError(
+            f"{module}: A has shape {list(parts['a'].shape)}, its rank by adapter_config.json "
+            f"is {rank}"
+        )
+    for role, role_shape in expected.items():
+        _check_tensor(f"{module}: {role.upper()}", parts[role], role_shape)
     magnitude = parts.get("magnitude")
     if magnitude is not None and not bool((magnitude > 0).all()):
         raise AdapterLoadError(f"{module}: DoRA magnitudes must be positive")
@@ -191,8 +197,7 @@ def _role_names(roles: Iterable[str]) -> str:
 def _check_tensor(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise AdapterIncompatibleError(
-            f"{what} has shape {list(tensor.shape)}; this base and the configured rank "
-            f"need {list(shape)}"
+            f"{what} has shape {list(tensor.shape)}; this base needs {list(shape)}"
         )
     # NaN compares false, so this one test also finds what is not finite.
     if not bool((tensor.abs() <= LARGEST_VALUE).all()):

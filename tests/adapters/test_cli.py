@@ -1,0 +1,352 @@
+"""finlora adapters, as a user calls it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finlora.adapters import cli
+from finlora.adapters.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest
+from finlora.adapters.registry import AdapterRegistry
+from finlora.bases.spec import BaseSpec
+from finlora.errors import AdapterError
+from tests.adapters.conftest import MakeCopy
+from tests.adapters.peft_folders import edit_config, read_tensors, save_adapter, write_tensors
+
+VARIANTS = {"lora": "other_r4", "rslora": "other_r4_rslora", "dora": "other_r4_dora"}
+
+
+@pytest.fixture(autouse=True)
+def environment(
+    monkeypatch: pytest.MonkeyPatch, base_folder: Path, spec: BaseSpec, registry: AdapterRegistry
+) -> None:
+    """The base and the registry of these tests are the user's defaults."""
+    monkeypatch.setenv("FINLORA_MODEL", str(base_folder))
+    monkeypatch.setenv("FINLORA_REGISTRY", str(registry.folder))
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> Any:
+    assert cli.main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def tree_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"{path.relative_to(folder)}\n".encode())
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_folders_that_plain_peft_made_can_be_added(
+    peft_folders: dict[str, Path],
+    registry: AdapterRegistry,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    facts = run_json(capsys, "add", peft_folders[kind], "--name", "sentiment")
+
+    adapter = registry.resolve("sentiment")
+    assert (facts["digest"], facts["variant"]) == (adapter.digest, VARIANTS[kind])
+    assert facts["num_layers"] == (4 if kind == "dora" else 14)
+    assert registry.read(adapter) == (peft_folders[kind] / WEIGHTS_FILE).read_bytes()
+    assert len(facts["warnings"]) == 3  # base, tokenizer and quantisation are not recorded
+    assert adapter.manifest.base_fingerprint is None
+    assert adapter.manifest.base_name == "tiny"
+
+
+def test_what_the_user_states_is_recorded(
+    peft_folders: dict[str, Path],
+    base_folder: Path,
+    spec: BaseSpec,
+    registry: AdapterRegistry,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["add", str(peft_folders["lora"]), "--name", "sentiment", "--model", str(base_folder)]
+    argv += ["--trained-on", "nf4", "--labels", "no, yes", "--licence", "MIT", "--strict"]
+    assert cli.main([*argv, "--template", "Q: {input}\nA: "]) == 0
+
+    output = capsys.readouterr()
+    adapter = registry.resolve("sentiment")
+    assert output.out.startswith(f"added 4bits_r4/{adapter.reference}: lora, rank 4, 14 layers")
+    assert output.err == ""
+    assert adapter.manifest.labels == ["no", "yes"]
+    assert adapter.manifest.base_fingerprint == spec.fingerprint
+    assert adapter.manifest.tokenizer_hash == spec.tokenizer_hash
+    assert (adapter.manifest.licence, adapter.manifest.quantization.type) == ("MIT", "nf4")
+    assert adapter.manifest.prompt_template == "Q: {input}\nA: "
+
+
+def test_a_version_of_one_registry_can_be_added_to_another(
+    peft_folders: dict[str, Path], registry: AdapterRegistry, tmp_path: Path
+) -> None:
+    argv = ["add", str(peft_folders["lora"]), "--name", "sentiment", "--licence", "MIT"]
+    cli.main([*argv, "--trained-on", "nf4"])
+    adapter = registry.resolve("sentiment")
+    other = tmp_path / "other"
+    cli.main(["add", str(adapter.folder), "--name", "copy", "--registry", str(other)])
+
+    copied = AdapterRegistry(other).resolve("copy")
+    assert (copied.digest, copied.manifest) == (adapter.digest, adapter.manifest)
+
+
+def test_what_is_odd_about_an_accepted_folder_is_told(
+    copy: MakeCopy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy("lora")
+    edit_config(folder, base_model_name_or_path="meta-llama/Llama-3.1-8B")
+    cli.main(["add", str(folder), "--name", "sentiment"])
+    assert "names the base 'meta-llama/Llama-3.1-8B'; checked against 'tiny'" in (
+        capsys.readouterr().err
+    )
+
+    cli.main(["add", str(folder), "--name", "sentiment", "--licence", "MIT"])
+    assert "the facts recorded then are kept" in capsys.readouterr().err
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _change_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = read_tensors(folder)
+        write_tensors(folder, {key: change(tensor).contiguous() for key, tensor in tensors.items()})
+
+    return apply
+
+
+def _pickle_only(folder: Path) -> None:
+    torch.save(read_tensors(folder), folder / "adapter_model.bin")
+    (folder / WEIGHTS_FILE).unlink()
+
+
+def _state_other_base(folder: Path) -> None:
+    manifest = Manifest(base_fingerprint="0" * 64)
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+
+
+UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (_truncate, "not valid safetensors"),
+    "not finite": (_change_tensors(lambda t: t / 0), "not finite"),
+    "wrong shape": (_change_tensors(lambda t: t[:2, :2]), "A has shape [2, 2], its rank"),
+    "zero delta": (_change_tensors(torch.zeros_like), "changes nothing"),
+    "pickle only": (_pickle_only, "adapter_model.bin is a pickle"),
+    "another base": (_state_other_base, "trained on another base"),
+    "rank": (lambda f: edit_config(f, r=5), "its rank by adapter_config.json is 5"),
+    "rank too large": (lambda f: edit_config(f, r=65), "rank 65 is above the limit of 64"),
+    "option": (lambda f: edit_config(f, modules_to_save=["lm_head"]), "modules_to_save is set"),
+    "no config": (lambda f: (f / CONFIG_FILE).unlink(), "adapter_config.json is missing"),
+    "no weights": (lambda f: (f / WEIGHTS_FILE).unlink(), "safetensors is missing"),
+    "empty": (lambda f: (f / WEIGHTS_FILE).write_bytes(b""), "not valid safetensors"),
+    "manifest": (
+        lambda f: (f / MANIFEST_FILE).write_text('{"labels": 3}'),
+        "manifest.json: labels",
+    ),
+    "no folder": (lambda f: f.rename(f.with_name("gone")), "is not a folder"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_unfit_adapters_are_refused_with_the_reason_and_change_nothing(
+    peft_folders: dict[str, Path], copy: MakeCopy, registry: AdapterRegistry, case: str
+) -> None:
+    damage, reason = UNFIT[case]
+    cli.main(["add", str(peft_folders["rslora"]), "--name", "sentiment"])
+    folder = copy("lora")
+    damage(folder)
+    before = tree_hash(registry.folder)
+
+    for name in ("new", "sentiment"):
+        with pytest.raises(AdapterError) as refusal:
+            cli.main(["add", str(folder), "--name", name])
+        assert reason in str(refusal.value)
+    assert tree_hash(registry.folder) == before
+
+
+def test_an_adapter_made_for_a_wider_base_is_refused(
+    tmp_path: Path, registry: AdapterRegistry
+) -> None:
+    from tests.tiny_models import build
+
+    base = build("llama", tmp_path / "wide", hidden_size=128, intermediate_size=256)
+    folder = save_adapter(base, tmp_path / "adapter")
+
+    with pytest.raises(AdapterError, match=r"A has shape \[4, 128\]; this base needs \[4, 64\]"):
+        cli.main(["add", str(folder), "--name", "sentiment"])
+    assert not registry.folder.exists()
+
+
+def test_strict_refuses_an_unknown_quantisation(
+    peft_folders: dict[str, Path], registry: AdapterRegistry
+) -> None:
+    with pytest.raises(AdapterError, match="not recorded which quantisation"):
+        cli.main(["add", str(peft_folders["lora"]), "--name", "sentiment", "--strict"])
+    assert not registry.folder.exists()
+
+
+@pytest.fixture
+def two_versions(
+    peft_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> tuple[str, str]:
+    """Digests of the first and the second, served, version of `sentiment`."""
+    add = ["--name", "sentiment", "--variant", "4bits_r4"]
+    digests = [
+        run_json(capsys, "add", peft_folders[kind], *add)["digest"] for kind in ("lora", "rslora")
+    ]
+    return digests[0], digests[1]
+
+
+def test_list_shows_what_is_served_broken_and_copied_in(
+    two_versions: tuple[str, str], registry: AdapterRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json(capsys, "alias", "prod", "sentiment")
+    copied = registry.folder / "4bits_r4" / "copied"
+    copied.mkdir()
+    (copied / CONFIG_FILE).write_text("{}")
+    facts = run_json(capsys, "list")
+
+    assert [adapter["digest"] for adapter in facts["adapters"]] == [two_versions[1]]
+    assert facts["adapters"][0]["aliases"] == ["prod"]
+    assert (facts["broken"], facts["unregistered"]) == ({}, [str(copied)])
+    assert cli.main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert two_versions[1][:12] in text
+    assert f"finlora adapters add {copied} --name copied --variant 4bits_r4" in text
+
+    (registry.resolve("sentiment").folder / CONFIG_FILE).unlink()
+    assert list(run_json(capsys, "list")["broken"]) == ["sentiment"]
+    assert cli.main(["list"]) == 0
+    assert "broken: sentiment: " in capsys.readouterr().out
+
+
+def test_show_tells_versions_manifest_and_history(
+    two_versions: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = two_versions
+    facts = run_json(capsys, "show", f"sentiment@{first[:8]}")
+
+    assert (facts["digest"], facts["versions"]) == (first, [second, first])
+    assert [change["digest"] for change in facts["history"]] == [first, second]
+    assert facts["config"]["r"] == 4
+    assert cli.main(["show", "sentiment"]) == 0
+    assert second in capsys.readouterr().out
+
+
+def test_verify_finds_damage_in_any_version(
+    two_versions: tuple[str, str], registry: AdapterRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = run_json(capsys, "verify")
+    assert [(v["digest"], v["is_current"]) for v in verdicts] == [
+        (two_versions[1], True),
+        (two_versions[0], False),
+    ]
+    assert all(v["problem"] is None and len(v["warnings"]) == 3 for v in verdicts)
+
+    weights = registry.resolve(f"sentiment@{two_versions[0]}").folder / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert cli.main(["verify", "sentiment"]) == 1
+    assert "do not match their digest" in capsys.readouterr().out
+
+
+def test_verify_judges_weights_and_leaves_other_bases_alone(
+    registry: AdapterRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = b'{"peft_type": "LORA", "r": 4, "lora_alpha": 8}'
+    registry.register("bad", "v", config, b"not weights", Manifest())
+    other = Manifest(base_fingerprint="0" * 64, base_name="other")
+    registry.register("foreign", "v", config, b"who knows", other)
+
+    assert cli.main(["verify", "--json"]) == 1
+    bad, foreign = json.loads(capsys.readouterr().out)
+    assert "not valid safetensors" in bad["problem"]
+    assert foreign["problem"] is None
+    assert foreign["warnings"] == ["made for another base (other): files sound, not served"]
+
+
+def test_rollback_remove_and_prune(
+    two_versions: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = two_versions
+
+    assert run_json(capsys, "rollback", "sentiment")["digest"] == first
+    assert run_json(capsys, "rollback", "sentiment", "--to", second[:8])["digest"] == second
+    assert run_json(capsys, "prune", "--keep", "0") == {"pruned": [f"sentiment@{first}"]}
+    assert run_json(capsys, "remove", "sentiment") == {"removed": "sentiment"}
+    assert run_json(capsys, "list")["adapters"] == []
+    assert cli.main(["rollback", "sentiment", "--to", second]) == 0
+    assert cli.main(["alias", "prod", "sentiment"]) == 0
+    assert cli.main(["alias", "prod", "--remove"]) == 0
+    assert cli.main(["remove", "sentiment"]) == 0
+    assert cli.main(["prune"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"sentiment is sentiment@{second[:12]} again",
+        "prod means sentiment",
+        "prod removed",
+        "removed sentiment",
+        "1 versions deleted",
+    ]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["fly"],
+        ["add"],
+        ["add", "folder"],
+        ["add", "folder", "--name", "a", "--labels", "one"],
+        ["add", "folder", "--name", "a", "--labels", "a,,b"],
+        ["add", "folder", "--name", "a", "--quantization", "nf5"],
+        ["alias", "prod"],
+        ["prune", "--keep", "-1"],
+    ],
+)
+def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+
+    assert end.value.code == 2
+    assert "usage: finlora adapters" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            cli.main([command, "--help"])
+        assert end.value.code == 0
+        assert "--json" in capsys.readouterr().out
+
+
+def finlora(*argv: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-X", "importtime", "-m", "finlora", "adapters", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+
+
+def test_the_program_reports_errors_in_one_line_and_lists_without_torch(
+    peft_folders: dict[str, Path],
+) -> None:
+    command = [sys.executable, "-m", "finlora", "adapters", "remove", "nobody"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "no adapter 'nobody' is registered" in refused.stderr
+
+    cli.main(["add", str(peft_folders["lora"]), "--name", "sentiment"])
+    for argv in (["list"], ["show", "sentiment"], ["--help"]):
+        done = finlora(*argv)
+        assert done.returncode == 0
+        imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+        assert "finlora.adapters.registry" in imported
+        assert not imported & {"torch", "transformers", "peft", "numpy", "fastapi"}
