@@ -56,7 +56,7 @@ def test_a_part_of_a_character_is_shown_as_bytes() -> None:
 
 
 def test_a_special_token_is_shown_by_its_name() -> None:
-    token_id = BYTE_LEVEL.token_to_id(tiny_models.END)
+    [token_id] = BYTE_LEVEL.encode(tiny_models.END).ids
     assert VOCABULARY.is_special(token_id)
     assert VOCABULARY.label(token_id) == tiny_models.END
 

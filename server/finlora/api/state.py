@@ -135,8 +135,10 @@ class ServerState:
         from finlora.engine.async_engine import AsyncEngine
         from finlora.engine.factory import build_engine
 
-        engine = build_engine(self.settings, self.registry, self.metrics, report=self.report)
-        running = AsyncEngine(engine, max_num_requests=self.settings.max_num_waiting)
+        settings = self.settings
+        engine = build_engine(settings, self.registry, self.metrics, report=self.report)
+        limit = settings.max_num_waiting + settings.max_num_seqs
+        running = AsyncEngine(engine, max_num_requests=limit)
         self.metrics.watch(engine.spec.name, engine.stats)
         self._vocabulary = Vocabulary(running.tokenizer)
         running.start()

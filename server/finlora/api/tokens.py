@@ -65,10 +65,17 @@ class TextCursor:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def advance(self, piece: bytes) -> int:
-        """Add bytes; the position where they begin."""
+        """Add bytes; the position of the character that they begin, or go on with."""
         start = self.position
+        pending = self._decoder.getstate()[0]
+        if pending and piece and not _continues(piece):
+            start += 1  # what was pending never became a character: it shows as U+FFFD
         self.position += len(self._decoder.decode(piece))
         return start
+
+
+def _continues(piece: bytes) -> bool:
+    return piece[0] & 0b1100_0000 == 0b1000_0000
 
 
 def _is_byte_level(tokenizer: Tokenizer) -> bool:

@@ -1,0 +1,66 @@
+"""One server for all tests of the API; after each test nothing may be left in its engine."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from finlora.config import Quantization, Settings
+from finlora.model import base_spec
+from tests import tiny_models
+from tests.api.live import MAX_MODEL_LEN, LiveServer, register, serving
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps quantised bases out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def settings(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("api")
+    model = tiny_models.build("llama", folder / "tiny-llama")
+    spec = base_spec(str(model))
+    for seed, name in enumerate(["news", "tweets"]):
+        register(folder / "registry", spec, name, seed=seed)
+    register(folder / "registry", spec, "stranger", seed=9, fingerprint="0" * 64)
+    return Settings(
+        model=str(model),
+        quantization=Quantization.NONE,
+        device="cpu",
+        registry=folder / "registry",
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=16,
+        max_num_waiting=112,
+        kv_cache_bytes=4 * 2**20,
+        max_body_bytes=200_000,
+        shutdown_seconds=5,
+    )
+
+
+@pytest.fixture(scope="session")
+def live(settings: Settings) -> Iterator[LiveServer]:
+    with serving(settings) as server:
+        yield server
+
+
+@pytest.fixture
+def server(live: LiveServer) -> Iterator[LiveServer]:
+    yield live
+    live.wait_until_idle()
+
+
+@pytest.fixture
+def http(server: LiveServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client

@@ -1,0 +1,167 @@
+"""Probes, models, keys: what surrounds the completions."""
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from pydantic import SecretStr
+
+import finlora
+from finlora.api.app import create_app
+from finlora.config import Settings
+from finlora.errors import BaseModelError
+from tests.api.live import LiveServer, register, serving
+
+OPEN_PATHS = {"/health", "/ready", "/version", "/metrics"}
+BODY = {"model": "news", "prompt": "a", "max_tokens": 1}
+
+
+def test_probes_of_a_ready_server(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    assert http.get("/ready").json() == {"status": "ready", "phase": "ready"}
+    assert http.get("/version").json() == {"version": finlora.__version__}
+
+
+def test_metrics_show_what_was_served(http: httpx.Client) -> None:
+    http.post("/v1/completions", json=BODY)
+    response = http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    for series in (
+        'finlora_requests_total{adapter="news",reason="length"}',
+        'vllm:num_requests_waiting{model_name="tiny-llama"}',
+        'finlora_memory_bytes{part="kv_cache"}',
+        "process_resident_memory_bytes",
+    ):
+        assert series in response.text
+
+
+def test_unknown_names_never_make_a_series(http: httpx.Client) -> None:
+    http.post("/v1/completions", json=BODY | {"model": "nobody-knows-this"})
+    metrics = http.get("/metrics").text
+    assert "nobody-knows-this" not in metrics
+    assert 'finlora_requests_rejected_total{code="model_not_found"}' in metrics
+
+
+class TestModels:
+    """The base and its own adapters, without paths."""
+
+    def test_list(self, client: openai.OpenAI, server: LiveServer) -> None:
+        models = {model.id: model.model_dump() for model in client.models.list()}
+        assert models.keys() == {"tiny-llama", "news", "tweets"}
+        assert models["tiny-llama"]["parent"] is None
+        assert models["news"]["parent"] == models["news"]["root"] == "tiny-llama"
+        assert models["news"]["created"] == 1767323045
+        assert str(server.state.registry.folder) not in str(models)
+
+    def test_one(self, client: openai.OpenAI, server: LiveServer) -> None:
+        digest = server.state.registry.resolve("tweets").digest
+        assert client.models.retrieve("tiny-llama").object == "model"
+        assert client.models.retrieve("tweets").id == "tweets"
+        versioned = f"tweets@{digest[:12]}"
+        assert client.models.retrieve(versioned).id == versioned
+
+    @pytest.mark.parametrize("name", ["nobody", "stranger", "news@12345678", "a/b/c"])
+    def test_missing(self, client: openai.OpenAI, name: str) -> None:
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(name)
+
+    def test_an_adapter_added_later_is_served(
+        self, client: openai.OpenAI, server: LiveServer
+    ) -> None:
+        registry = server.state.registry
+        register(registry.folder, server.state.engine.spec, "later", seed=7)
+        try:
+            assert client.completions.create(model="later", prompt="a", max_tokens=1).choices
+            assert "later" in {model.id for model in client.models.list()}
+        finally:
+            registry.remove("later")
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="later", prompt="a", max_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def guarded(settings: Settings) -> Iterator[LiveServer]:
+    with serving(settings.model_copy(update={"api_key": SecretStr("s3cret-kéy")})) as server:
+        yield server
+
+
+class TestKey:
+    """A server with a key."""
+
+    @pytest.mark.parametrize(
+        "header",
+        [None, "", "s3cret", "Bearer", "Bearer wrong", "Basic s3cret-kéy", "Bearer s3cret-kéy2"],
+    )
+    def test_without_the_key_nothing_is_served(
+        self, guarded: LiveServer, header: str | None
+    ) -> None:
+        headers = [] if header is None else [(b"authorization", header.encode())]
+        for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models")):
+            response = httpx.request(method, guarded.url + path, headers=headers)
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            assert response.headers["www-authenticate"] == "Bearer"
+
+    def test_with_the_key_everything_is(self, guarded: LiveServer) -> None:
+        headers = [(b"authorization", "bearer s3cret-kéy".encode())]
+        response = httpx.post(f"{guarded.url}/v1/completions", json=BODY, headers=headers)
+        assert response.status_code == 200
+
+    def test_probes_are_open(self, guarded: LiveServer) -> None:
+        for path in OPEN_PATHS:
+            assert httpx.get(guarded.url + path).status_code == 200
+
+    def test_no_route_but_the_probes_is_open(self, guarded: LiveServer) -> None:
+        paths = create_app(guarded.state.settings).openapi()["paths"]
+        assert paths.keys() > OPEN_PATHS
+        for path, methods in paths.items():
+            url = guarded.url + path.replace("{model}", "news")
+            for method in methods:
+                status = httpx.request(method.upper(), url).status_code
+                assert status == (200 if path in OPEN_PATHS else 401)
+
+
+class TestLoading:
+    """Before and instead of readiness."""
+
+    def test_a_loading_server_is_healthy_but_not_ready(self, settings: Settings) -> None:
+        gate = threading.Event()
+
+        def hold(phase: str) -> None:
+            gate.wait(60)
+
+        server = LiveServer(settings, on_phase=hold)
+        server.start()
+        try:
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            ready = httpx.get(f"{server.url}/ready")
+            assert ready.status_code == 503
+            assert ready.json()["phase"]
+            for response in (
+                httpx.post(f"{server.url}/v1/completions", json=BODY),
+                httpx.get(f"{server.url}/v1/models"),
+            ):
+                assert response.status_code == 503
+                assert response.json()["error"]["code"] == "engine_not_ready"
+                assert response.headers["retry-after"]
+            gate.set()
+            server.wait_until_loaded()
+            assert httpx.get(f"{server.url}/ready").status_code == 200
+        finally:
+            gate.set()
+            server.stop()
+
+    def test_a_server_that_cannot_load_says_so(self, settings: Settings) -> None:
+        server = LiveServer(settings.model_copy(update={"model": "/no/such/folder"}))
+        server.start()
+        try:
+            with pytest.raises(BaseModelError):
+                server.wait_until_loaded()
+            assert httpx.get(f"{server.url}/health").status_code == 503
+            assert httpx.get(f"{server.url}/ready").json()["phase"] == "failed"
+            response = httpx.post(f"{server.url}/v1/completions", json=BODY)
+            assert response.status_code == 503
+        finally:
+            server.stop()

@@ -1,0 +1,311 @@
+"""Completions through the openai package: every parameter, one answer."""
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types import Completion, CompletionChoice
+
+from finlora.api.tokens import Vocabulary
+from tests import tiny_models
+from tests.api.live import MAX_MODEL_LEN, LiveServer
+
+TOKENIZER = tiny_models.tokenizer().backend_tokenizer
+TOKEN_IDS = {Vocabulary(TOKENIZER).label(i): i for i in range(TOKENIZER.get_vocab_size())}
+PROMPT = "The bank raised its outlook after"
+
+
+def text_of(client: openai.OpenAI, model: str, **fields: Any) -> str:
+    fields = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, **fields}
+    answer: Completion = client.completions.create(model=model, **fields)
+    return answer.choices[0].text
+
+
+def columns(choice: CompletionChoice) -> tuple[list[str], list[float]]:
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert choice.logprobs.token_logprobs is not None
+    return choice.logprobs.tokens, choice.logprobs.token_logprobs
+
+
+def test_the_answer_is_openais(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="news", prompt=PROMPT, temperature=0, user="me")
+    assert answer.object == "text_completion"
+    assert answer.id.startswith("cmpl-")
+    assert answer.model == "news"
+    assert [choice.index for choice in answer.choices] == [0]
+    assert answer.choices[0].logprobs is None
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(TOKENIZER.encode(PROMPT).ids)
+    assert answer.usage.completion_tokens == 16
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 16
+    assert answer.usage.prompt_tokens_details is not None
+
+
+def test_each_model_answers_its_own_way(client: openai.OpenAI) -> None:
+    answers = {model: text_of(client, model) for model in ("tiny-llama", "news", "tweets")}
+    assert len(set(answers.values())) == 3
+
+
+def test_the_fingerprint_tells_base_and_adapter(client: openai.OpenAI, server: LiveServer) -> None:
+    base = server.state.engine.spec.fingerprint[:12]
+    digest = server.state.registry.resolve("news").digest
+    fingerprints = [
+        client.completions.create(model=model, prompt="a", max_tokens=1).system_fingerprint
+        for model in ("tiny-llama", "news", f"news@{digest[:8]}")
+    ]
+    assert fingerprints == [f"{base}-base", f"{base}-{digest[:12]}", f"{base}-{digest[:12]}"]
+
+
+def test_token_ids_are_as_good_as_text(client: openai.OpenAI) -> None:
+    token_ids = TOKENIZER.encode(PROMPT).ids
+    assert text_of(client, "news", prompt=token_ids) == text_of(client, "news")
+
+
+def test_choices_of_many_prompts_are_numbered_prompt_by_prompt(client: openai.OpenAI) -> None:
+    prompts = [PROMPT, "Shares fell"]
+    fields: dict[str, Any] = {"model": "news", "max_tokens": 8, "seed": 5, "temperature": 1}
+    together = client.completions.create(prompt=prompts, n=2, **fields)
+    assert [choice.index for choice in together.choices] == [0, 1, 2, 3]
+    fields["seed"] = 6
+    alone = client.completions.create(prompt=prompts[1], **fields)
+    assert together.choices[3].text == alone.choices[0].text
+
+
+def test_a_seed_draws_the_same_again_and_the_next_seed_something_else(
+    client: openai.OpenAI,
+) -> None:
+    first, again, other = (
+        text_of(client, "news", temperature=1.5, seed=seed) for seed in (-7, -7, 8)
+    )
+    assert first == again != other
+
+
+def test_best_of_returns_the_likeliest(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {
+        "model": "news",
+        "prompt": PROMPT,
+        "max_tokens": 6,
+        "temperature": 2,
+        "seed": 1,
+        "logprobs": 0,
+    }
+    best = client.completions.create(n=1, best_of=5, **fields)
+    every = client.completions.create(n=5, **fields)
+
+    def mean(choice: Any) -> float:
+        values: list[float] = choice.logprobs.token_logprobs
+        return sum(values) / len(values)
+
+    likeliest = max(every.choices, key=mean)
+    assert [choice.text for choice in best.choices] == [likeliest.text]
+    assert best.choices[0].index == 0
+    assert best.usage is not None
+    assert best.usage.completion_tokens == 30
+
+
+def test_best_of_without_logprobs_shows_none(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="news", prompt="a", max_tokens=3, best_of=3)
+    assert answer.choices[0].logprobs is None
+
+
+def test_text_ends_before_a_stop_string(client: openai.OpenAI) -> None:
+    whole = text_of(client, "news", max_tokens=20)
+    stop = whole[6:9]
+    answer = client.completions.create(
+        model="news", prompt=PROMPT, max_tokens=20, temperature=0, stop=["\0", stop], logprobs=1
+    )
+    choice = answer.choices[0]
+    assert choice.text == whole[: whole.index(stop)]
+    assert choice.finish_reason == "stop"
+    assert choice.logprobs is not None
+    assert choice.logprobs.text_offset is not None
+    assert all(offset < len(choice.text) for offset in choice.logprobs.text_offset)
+
+
+def test_a_stop_token_ends_the_text(client: openai.OpenAI) -> None:
+    token_id = TOKENIZER.encode("a").ids[0]
+    answer = client.completions.create(
+        model="tiny-llama",
+        prompt=PROMPT,
+        temperature=0,
+        logit_bias={str(token_id): 100},
+        extra_body={"stop_token_ids": [token_id]},
+    )
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("", "stop")
+
+
+def test_logit_bias_decides(client: openai.OpenAI) -> None:
+    token_id = TOKENIZER.encode("a").ids[0]
+    text = text_of(client, "news", max_tokens=5, logit_bias={str(token_id): 100})
+    assert text == "aaaaa"
+
+
+def test_the_end_of_sequence_can_be_ignored(client: openai.OpenAI) -> None:
+    end = TOKENIZER.token_to_id(tiny_models.END)
+    fields: dict[str, Any] = {"logit_bias": {str(end): 100}, "temperature": 0, "max_tokens": 5}
+    ended = client.completions.create(model="news", prompt="a", **fields)
+    assert (ended.choices[0].text, ended.choices[0].finish_reason) == ("", "stop")
+    ignoring = client.completions.create(
+        model="news", prompt="a", extra_body={"ignore_eos": True}, **fields
+    )
+    assert ignoring.choices[0].finish_reason == "length"
+    assert ignoring.usage is not None
+    assert ignoring.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top_p": 1e-9},
+        {"extra_body": {"top_k": 1}},
+        {"extra_body": {"min_p": 1.0}},
+    ],
+)
+def test_a_draw_from_one_token_is_greedy(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    assert text_of(client, "news", temperature=2, **fields) == text_of(client, "news")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"presence_penalty": 2.0},
+        {"frequency_penalty": 2.0},
+        {"extra_body": {"repetition_penalty": 50.0}},
+    ],
+)
+def test_penalties_break_a_repetition(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    bias = {str(token_id): 6 for token_id in TOKENIZER.encode("aZ").ids}
+    free = text_of(client, "news", logit_bias=bias, max_tokens=40)
+    assert text_of(client, "news", logit_bias=bias, max_tokens=40, **fields) != free
+
+
+def test_without_a_prompt_a_document_begins(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="news", prompt=None, max_tokens=3)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 1
+
+
+def test_a_salt_changes_no_answer(client: openai.OpenAI) -> None:
+    assert text_of(client, "news", extra_body={"cache_salt": "mine"}) == text_of(client, "news")
+
+
+class TestEcho:
+    """The prompt in front of the answer, with log-probabilities of its tokens."""
+
+    def test_text_comes_back_as_sent(self, client: openai.OpenAI) -> None:
+        prompt = "  Zürich's <|im_start|>café\n\n🎉 "
+        assert text_of(client, "news", prompt=prompt, echo=True).startswith(prompt)
+
+    def test_token_ids_come_back_as_text(self, client: openai.OpenAI) -> None:
+        token_ids = TOKENIZER.encode("Zürich<|im_end|> 🎉").ids
+        assert text_of(client, "news", prompt=token_ids, echo=True).startswith(
+            "Zürich<|im_end|> 🎉"
+        )
+
+    @pytest.mark.parametrize("as_text", [True, False])
+    def test_prompt_alone_has_logprobs(self, client: openai.OpenAI, as_text: bool) -> None:
+        prompt = "Zürich's insurer café"
+        token_ids: list[int] = TOKENIZER.encode(prompt).ids
+        answer = client.completions.create(
+            model="news",
+            prompt=prompt if as_text else token_ids,
+            max_tokens=0,
+            echo=True,
+            logprobs=2,
+        )
+        choice = answer.choices[0]
+        assert choice.text == prompt
+        assert choice.finish_reason == "length"
+        logprobs = choice.logprobs
+        assert logprobs is not None
+        assert logprobs.tokens is not None
+        assert logprobs.token_logprobs is not None
+        assert logprobs.top_logprobs is not None
+        assert len(logprobs.tokens) == len(token_ids)
+        assert logprobs.token_logprobs[0] is None
+        assert logprobs.top_logprobs[0] is None
+        assert all(-50 < value <= 0 for value in logprobs.token_logprobs[1:])
+        assert all(2 <= len(top) <= 3 for top in logprobs.top_logprobs[1:])
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 0
+
+    def test_the_prompts_logprobs_are_those_of_generating_it(self, client: openai.OpenAI) -> None:
+        fields: dict[str, Any] = {"model": "news", "temperature": 0, "logprobs": 0}
+        prompt: list[int] = TOKENIZER.encode(PROMPT).ids
+        generated = client.completions.create(prompt=prompt, max_tokens=6, **fields)
+        tokens, values = columns(generated.choices[0])
+        whole = prompt + [TOKEN_IDS[token] for token in tokens]
+        echoed = client.completions.create(prompt=whole, max_tokens=0, echo=True, **fields)
+        echoed_tokens, echoed_values = columns(echoed.choices[0])
+        assert echoed_tokens[-6:] == tokens
+        assert echoed_values[-6:] == pytest.approx(values, abs=0.05)
+
+    def test_without_logprobs_echo_is_text_alone(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(model="news", prompt="a", max_tokens=0, echo=True)
+        assert answer.choices[0].text == "a"
+        assert answer.choices[0].logprobs is None
+
+
+class TestLogprobs:
+    """Four columns of equal length, and offsets that point into the text."""
+
+    def test_offsets_point_at_the_tokens(self, client: openai.OpenAI) -> None:
+        for seed in range(8):
+            choice = client.completions.create(
+                model="news",
+                prompt="Zürich's café 🎉 said",
+                max_tokens=40,
+                temperature=1.5,
+                seed=seed,
+                echo=True,
+                logprobs=3,
+            ).choices[0]
+            logprobs = choice.logprobs
+            assert logprobs is not None
+            assert logprobs.tokens is not None
+            assert logprobs.text_offset is not None
+            assert logprobs.text_offset == sorted(logprobs.text_offset)
+            for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+                if not token.startswith(("bytes:", "<|")):
+                    assert choice.text[offset:].startswith(token)
+
+    def test_the_likeliest_come_first_and_the_chosen_is_among_them(
+        self, client: openai.OpenAI
+    ) -> None:
+        logprobs = (
+            client.completions.create(
+                model="news", prompt=PROMPT, max_tokens=10, temperature=1.5, seed=2, logprobs=4
+            )
+            .choices[0]
+            .logprobs
+        )
+        assert logprobs is not None
+        assert logprobs.tokens is not None
+        assert logprobs.token_logprobs is not None
+        assert logprobs.top_logprobs is not None
+        rows = zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
+        for token, value, top in rows:
+            assert top[token] == value
+            others = [top[name] for name in top if name != token]
+            assert others == sorted(others, reverse=True)
+
+    def test_zero_gives_the_chosen_alone(self, client: openai.OpenAI) -> None:
+        logprobs = (
+            client.completions.create(model="news", prompt=PROMPT, max_tokens=3, logprobs=0)
+            .choices[0]
+            .logprobs
+        )
+        assert logprobs is not None
+        assert logprobs.tokens is not None
+        assert logprobs.top_logprobs is not None
+        assert [list(top) for top in logprobs.top_logprobs] == [[t] for t in logprobs.tokens]
+
+
+def test_the_whole_context_can_be_used_but_no_more(http: httpx.Client) -> None:
+    body = {"model": "news", "prompt": [5] * (MAX_MODEL_LEN - 1), "max_tokens": 1}
+    assert http.post("/v1/completions", json=body).status_code == 200
+    answer = http.post("/v1/completions", json=body | {"max_tokens": 2})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"

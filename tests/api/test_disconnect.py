@@ -1,0 +1,71 @@
+"""Clients that leave: at every stage their sequences end and leave nothing behind."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.live import LiveServer
+
+# Far more than 16 sequences that run at once, so most of them wait.
+MANY = {"model": "news", "prompt": "a", "n": 64, "max_tokens": 200, "ignore_eos": True}
+ONE = MANY | {"n": 1}
+
+
+def num_aborted(http: httpx.Client) -> float:
+    families = text_string_to_metric_families(http.get("/metrics").text)
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "finlora_requests_total" and sample.labels["reason"] == "abort"
+    )
+
+
+@contextmanager
+def sent(server: LiveServer, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """A raw connection on which the request has been sent."""
+    content = json.dumps(body).encode()
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        yield connection
+
+
+@pytest.mark.parametrize("body", [ONE, MANY], ids=["one", "many"])
+def test_a_reader_of_a_stream_leaves(
+    server: LiveServer, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    before = num_aborted(http)
+    with sent(server, body | {"stream": True}) as connection:
+        assert b"200 OK" in connection.recv(1000)
+    server.wait_until_idle()
+    assert num_aborted(http) - before == body["n"]
+
+
+def test_who_waits_for_an_answer_leaves(server: LiveServer, http: httpx.Client) -> None:
+    before = num_aborted(http)
+    with sent(server, MANY):
+        server.wait_until_busy()
+    server.wait_until_idle()
+    assert num_aborted(http) - before == MANY["n"]
+
+
+def test_one_leaves_and_the_other_is_served(server: LiveServer, http: httpx.Client) -> None:
+    with sent(server, MANY | {"stream": True}) as connection:
+        assert b"200 OK" in connection.recv(1000)
+        answer = http.post("/v1/completions", json=ONE | {"max_tokens": 5})
+    assert answer.json()["usage"]["completion_tokens"] == 5
+
+
+def test_half_a_request_is_nothing(server: LiveServer) -> None:
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    server.wait_until_idle()
