@@ -63,7 +63,7 @@ def _reasons(model: PreTrainedModel, config: Any) -> Iterator[str]:
         yield "its weights are quantised already; name the 16-bit original"
     if not linear_layers(model):
         yield "it has no plain linear layers"
-    if getattr(config, "max_position_embeddings", None) is None:
+    if not isinstance(getattr(config, "max_position_embeddings", None), int):
         yield "its config does not say how long a context may be"
     yield from _attention_reasons(model, config)
     for name, parameter in model.named_parameters():
@@ -83,7 +83,10 @@ def _attention_reasons(model: PreTrainedModel, config: Any) -> Iterator[str]:
         yield f"it has layers of type {', '.join(sorted(unknown))}"
     if getattr(config, "num_kv_shared_layers", 0):
         yield "its layers share keys and values"
-    if not _has_uniform_heads(model, config):
+    layers = [module for module in model.modules() if hasattr(module, "is_causal")]
+    if len(layers) != config.num_hidden_layers or not all(layer.is_causal for layer in layers):
+        yield "not every layer has one causal self-attention"
+    if not _has_uniform_heads(model, layers, config):
         yield "the sizes of its attention heads are not the same everywhere"
 
 
@@ -95,16 +98,15 @@ def _rope_types(parameters: Any) -> set[str]:
     return types.union(*(_rope_types(value) for value in parameters.values()))
 
 
-def _has_uniform_heads(model: PreTrainedModel, config: Any) -> bool:
-    num_heads = getattr(config, "num_attention_heads", None)
-    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    if not isinstance(num_heads, int) or not isinstance(num_kv_heads, int):
-        return False
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+def _has_uniform_heads(model: PreTrainedModel, layers: list[nn.Module], config: Any) -> bool:
+    head_dims = {getattr(layer, "head_dim", None) for layer in layers}
+    if len(head_dims) != 1 or getattr(config, "kv_lora_rank", None) is not None:
+        return False  # before anything else: some configs raise when asked for "the" size
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_sizes = {
         layer.out_features
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and name.endswith((".k_proj", ".v_proj"))
     }
-    latent = getattr(config, "kv_lora_rank", None) is not None
-    return not latent and kv_sizes <= {num_kv_heads * head_dim}
+    return head_dims == {head_dim} and kv_sizes <= {num_kv_heads * head_dim}

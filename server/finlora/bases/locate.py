@@ -27,9 +27,7 @@ def locate(model: str) -> Path:
     """
     if model in EMBEDDED:
         return fetch(EMBEDDED[model])
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        folder = _download(model)
+    folder = _local(model) or _download(model)
     _check(folder)
     return folder
 
@@ -38,8 +36,7 @@ def find(model: str) -> Path | None:
     """As `locate`, but only what is on disk already."""
     if model in EMBEDDED:
         return EMBEDDED[model].folder if EMBEDDED[model].is_fetched else None
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder := _local(model):
         return folder
     if HUB_ID.fullmatch(model) is None:
         return None
@@ -51,8 +48,13 @@ def find(model: str) -> Path | None:
 
 def display_name(model: str) -> str:
     """What the base is called: an embedded name, a hub id, or a folder's own name."""
+    folder = None if model in EMBEDDED else _local(model)
+    return model if folder is None else folder.resolve().name
+
+
+def _local(model: str) -> Path | None:
     folder = Path(model).expanduser()
-    return folder.resolve().name if model not in EMBEDDED and folder.is_dir() else model
+    return folder if model and folder.is_dir() else None
 
 
 def _download(model: str) -> Path:
