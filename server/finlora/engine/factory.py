@@ -20,6 +20,7 @@ from finlora.engine.model_runner import ModelRunner
 from finlora.engine.scheduler import Scheduler
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
+from finlora.threads import set_threads
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def build_engine(
     `report` is told each phase. Raises BaseModelError, ConfigError.
     """
     started = time.perf_counter()
+    set_threads(settings.threads)
     report(f"loading {settings.model} ({settings.quantization})")
     base = load_base(settings.model, settings.quantization, device=settings.device)
     engine = assemble(base, settings, registry, metrics, report=report)
