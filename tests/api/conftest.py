@@ -30,7 +30,7 @@ def settings(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     register(folder / "registry", spec, "stranger", seed=9, fingerprint="0" * 64)
     return Settings(
         model=str(model),
-        quantization=Quantization.NONE,
+        quantization=Quantization.NF4,
         device="cpu",
         registry=folder / "registry",
         max_model_len=MAX_MODEL_LEN,

@@ -155,16 +155,18 @@ def test_the_end_of_sequence_can_be_ignored(client: openai.OpenAI) -> None:
     assert ignoring.usage.completion_tokens == 5
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"top_p": 1e-9},
-        {"extra_body": {"top_k": 1}},
-        {"extra_body": {"min_p": 1.0}},
-    ],
-)
-def test_a_draw_from_one_token_is_greedy(client: openai.OpenAI, fields: dict[str, Any]) -> None:
-    assert text_of(client, "news", temperature=2, **fields) == text_of(client, "news")
+@pytest.mark.parametrize("limit", [{"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1.0}])
+def test_the_narrowest_draw_takes_the_likeliest(
+    client: openai.OpenAI, limit: dict[str, Any]
+) -> None:
+    answer = client.completions.create(
+        model="news", prompt=PROMPT, temperature=2, logprobs=1, extra_body=limit
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.top_logprobs is not None
+    likeliest = [max(top.values()) for top in logprobs.top_logprobs]
+    assert logprobs.token_logprobs == likeliest
 
 
 @pytest.mark.parametrize(
