@@ -1,5 +1,6 @@
 """A real engine over a given base, whose logits the tests can see."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,6 +51,11 @@ class Recorder:
             self.logits[sequence.request.request_id].append(row.clone())
         return result
 
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.logits.clear()
+        self.batches.clear()
+
 
 class EngineUnderTest:
     """The engine, its recorder, and a way to run prompts to their end."""
@@ -58,13 +64,16 @@ class EngineUnderTest:
         chosen = {"max_num_seqs": 16, "max_model_len": 256, "kv_cache_bytes": 16 << 20, **settings}
         self.engine: LLMEngine = assemble(
             base,
-            Settings(**chosen),
+            Settings(**chosen),  # type: ignore[arg-type]
             registry,
             Metrics(CollectorRegistry()),
         )
         self.recorder = Recorder(self.engine._runner)
         self.engine._runner = self.recorder  # type: ignore[assignment]
+        self.tokenizer = base.tokenizer.backend_tokenizer
         self._num_requests = 0
+        self._loaded = threading.Event()
+        self.engine.adapters.on_loaded = self._loaded.set
 
     def add(
         self,
@@ -83,9 +92,17 @@ class EngineUnderTest:
         """Step until nothing is left; the last output of every request."""
         outputs: dict[str, RequestOutput] = {}
         while self.engine.has_requests:
-            for output in self.engine.step():
+            for output in self.step():
                 assert output.error is None, output.error
                 outputs[output.request_id] = output
+        return outputs
+
+    def step(self) -> list[RequestOutput]:
+        """One step; when there was nothing to run, wait for the adapter on its way."""
+        self._loaded.clear()
+        outputs = self.engine.step()
+        if self.engine.last_step_was_idle and self.engine.has_requests:
+            assert self._loaded.wait(30)
         return outputs
 
     def finish_one(

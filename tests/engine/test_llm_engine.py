@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ PROMPT = prompts(2)[1]
 def outputs_of(engine: EngineUnderTest, request_id: str) -> list[RequestOutput]:
     outputs = []
     while engine.engine.has_requests:
-        outputs += [o for o in engine.engine.step() if o.request_id == request_id]
+        outputs += [o for o in engine.step() if o.request_id == request_id]
     return outputs
 
 
@@ -93,7 +94,7 @@ def test_an_aborted_request_leaves_nothing_at_any_stage(
     doomed = engine.add(PROMPT, llama.adapters["dora"])
     other = engine.add(PROMPT, llama.adapters["lora"])
     for _ in range(num_steps):
-        engine.engine.step()
+        engine.step()
     engine.engine.abort_request(doomed)
     engine.engine.abort_request("never heard of")
     assert set(engine.finish()) == {other}
@@ -110,7 +111,7 @@ def test_a_broken_adapter_fails_only_its_own_requests(
     fine = engine.add(PROMPT, good)
     outputs: dict[str, RequestOutput] = {}
     while engine.engine.has_requests:
-        outputs |= {o.request_id: o for o in engine.engine.step()}
+        outputs |= {o.request_id: o for o in engine.step()}
     assert isinstance(outputs[lost].error, AdapterLoadError)
     assert outputs[fine].finish_reason is FinishReason.LENGTH
 
@@ -151,7 +152,7 @@ def test_logits_that_are_not_finite_end_one_request_only(
     fine = engine.add(PROMPT, None)
     outputs: dict[str, RequestOutput] = {}
     while engine.engine.has_requests:
-        outputs |= {o.request_id: o for o in engine.engine.step()}
+        outputs |= {o.request_id: o for o in engine.step()}
     assert isinstance(outputs[poisoned].error, EngineError)
     assert outputs[fine].token_ids == expected
 
@@ -166,7 +167,7 @@ def test_a_replaced_adapter_serves_its_requests_to_the_end(
     old_tokens = engine.finish_one(PROMPT, old, params).token_ids
     in_flight = engine.add(PROMPT, old, params)
     for _ in range(3):
-        engine.engine.step()
+        engine.step()
     new = register_folder(llama.registry, "changing", llama.folders["mlp"])
     assert llama.registry.resolve("changing").digest == new.digest
     late = engine.add(PROMPT, new, params)
@@ -190,3 +191,16 @@ def test_more_adapters_than_slots_all_get_their_turn(
     assert set(outputs) == set(ids)
     for batch in engine.recorder.batches:
         assert len({s.request.digest for s in batch.sequences}) <= 2
+
+
+def test_a_thousand_loads_leave_memory_flat(llama: World, make_engine: EngineMaker) -> None:
+    engine = make_engine(llama, max_loras=1, adapter_cache_bytes=1)
+    two = [llama.adapters["lora"], llama.adapters["mlp"]]
+    process = psutil.Process()
+    resident = []
+    for cycle in range(1000):  # they take the one slot from each other, each time from disk
+        engine.finish_one([1, 2], two[cycle % 2], SamplingParams(max_tokens=1))
+        engine.recorder.clear()
+        if cycle in (200, 999):
+            resident.append(process.memory_info().rss)
+    assert resident[1] - resident[0] < 20 * 2**20

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -34,12 +34,11 @@ def peft_model(world: World) -> Iterator[PeftModel]:
 def oracle(model: PeftModel, name: str | None, token_ids: list[int]) -> Tensor:
     """Logits of the last position."""
     ids = torch.tensor([token_ids])
-    with torch.no_grad():
-        if name is None:
-            with model.disable_adapter():
-                return model(input_ids=ids, use_cache=False).logits[0, -1]
+    if name is not None:
         model.set_adapter(name)
-        return model(input_ids=ids, use_cache=False).logits[0, -1]
+    with torch.no_grad(), nullcontext() if name else model.disable_adapter():
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, -1]
+    return logits
 
 
 def prompts(count: int) -> list[list[int]]:
