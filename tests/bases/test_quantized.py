@@ -1,0 +1,104 @@
+"""Quantised bases: kept bit for bit, repaired when damaged, independent of the user's files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from finlora.bases.quantized import checkpoint_folder, load_quantized, prepare
+from finlora.bases.store import is_intact
+from finlora.config import Quantization
+
+CPU = torch.device("cpu")
+KEY = "0" * 64
+PROMPT = torch.tensor([[5, 100, 30, 200, 77]])
+
+
+def load(
+    folder: Path, quantization: Quantization, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    model = load_quantized(folder, KEY, quantization, dtype=dtype, device=CPU)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    model.eval()
+    return model
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        out: torch.Tensor = model(PROMPT).logits
+    return out
+
+
+@pytest.mark.parametrize("kind", [Quantization.NF4, Quantization.FP4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_checkpoint_is_what_bitsandbytes_makes(
+    llama: Path, empty_cache: Path, kind: Quantization, dtype: torch.dtype
+) -> None:
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=str(kind),
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    fresh = AutoModelForCausalLM.from_pretrained(llama, quantization_config=config, dtype=dtype)
+    expected, found = fresh.state_dict(), load(llama, kind, dtype).state_dict()
+    assert expected.keys() == found.keys()
+    assert any(name.endswith(f"bitsandbytes__{kind}") for name in found)
+    for name, tensor in expected.items():
+        assert tensor.dtype == found[name].dtype
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_quantises_once(llama: Path, empty_cache: Path) -> None:
+    folder = prepare(llama, KEY, Quantization.NF4, torch.float32)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    (llama / "model.safetensors").unlink()
+    load(llama, Quantization.NF4)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_damaged_checkpoint_is_made_again(llama: Path, empty_cache: Path) -> None:
+    before = logits(load(llama, Quantization.NF4))
+    weights = checkpoint_folder(KEY, Quantization.NF4, torch.float32) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.unlink()  # the first model still maps the old file
+    weights.write_bytes(content)
+    assert torch.equal(logits(load(llama, Quantization.NF4)), before)
+    assert is_intact(weights.parent)
+
+
+@pytest.mark.parametrize("kind", [Quantization.NONE, Quantization.INT8])
+def test_a_loaded_base_survives_changes_of_its_files(
+    llama: Path, empty_cache: Path, kind: Quantization
+) -> None:
+    model = load(llama, kind)
+    before = logits(model)
+    with (llama / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 2)
+        file.write(b"\xff" * (size - size // 2))
+        file.truncate(size // 4)
+    assert torch.equal(logits(model), before)
+
+
+def test_int8_rows_do_not_depend_on_each_other(llama: Path, empty_cache: Path) -> None:
+    model = load(llama, Quantization.INT8)
+    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    assert isinstance(layer, Linear8bitLt)
+    row = torch.randn(1, layer.in_features)
+    outlier = torch.full_like(row, 0.01)
+    outlier[0, 3] = 1000.0
+    with torch.no_grad():
+        alone, beside = layer(row), layer(torch.cat([row, outlier]))
+    assert torch.equal(alone[0], beside[0])
+
+
+def test_none_is_the_source(llama: Path, empty_cache: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(llama)
+    assert torch.equal(logits(load(llama, Quantization.NONE)), logits(plain))
+    assert not empty_cache.exists()

@@ -1,0 +1,64 @@
+"""The command line as a user meets it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from finlora import __version__
+from finlora.cli import COMMANDS, main
+
+PROBE = """
+import sys
+from finlora.cli import main
+code = 0
+try:
+    code = main(sys.argv[1:])
+except SystemExit as exit:
+    code = exit.code or 0
+slow = {"torch", "transformers", "fastapi", "pydantic"} & set(sys.modules)
+sys.exit(f"imported {slow}" if slow else code)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["no-such-command"], []])
+def test_answers_without_heavy_imports(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "imported" not in done.stderr
+    assert done.returncode == (0 if arguments and arguments[0].startswith("--") else 2)
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "finlora", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"finlora {__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    assert f"finlora {command}" in capsys.readouterr().out
+
+
+def test_an_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "no-such-base"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("finlora models: no-such-base")
+    assert captured.err.count("\n") == 1
+
+
+def test_wrong_usage_is_2() -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["models", "no-such-action"])

@@ -1,0 +1,56 @@
+"""Threads follow what the process may use, not what the machine has."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from finlora.threads import container_quota, set_threads, usable_cores
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("max 100000", math.inf), ("150000 100000", 1.5), ("", math.inf), ("x y", math.inf)],
+)
+def test_container_quota(tmp_path: Path, content: str, cores: float) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    assert container_quota(tmp_path / "cpu.max") == cores
+
+
+def test_no_container() -> None:
+    assert container_quota(Path("/no/such/file")) == math.inf
+
+
+def test_affinity_is_respected() -> None:
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_the_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert set_threads(3) == torch.get_num_threads() == 3
+
+
+def test_the_variable_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert set_threads(0) == 3
+
+
+def test_else_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert set_threads(0) == usable_cores()
