@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
@@ -157,6 +157,7 @@ def test_scaling_follows_rank_and_alpha_of_the_module() -> None:
     assert module_scaling(rslora, "model.layers.0.self_attn.q_proj") == 32 / math.sqrt(4)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_pattern_is_refused_or_matched(pattern: str) -> None:
     try:
@@ -175,6 +176,7 @@ JSON = st.recursive(
 KEYS = ("r", "lora_alpha", "use_dora", "rank_pattern", "alpha_pattern", "bias", "task_type")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*KEYS, "init_lora_weights", "other"]), JSON))
 def test_any_json_is_accepted_or_refused_as_an_adapter_error(fields: dict[str, Any]) -> None:
     try:

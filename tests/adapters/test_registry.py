@@ -142,6 +142,16 @@ def test_a_removed_name_is_gone_but_those_who_hold_it_can_finish(registry: Adapt
     assert registry.resolve("sentiment") == adapter
 
 
+def test_a_removed_name_that_became_an_alias_does_not_come_back(registry: AdapterRegistry) -> None:
+    adapter, other = register(registry), register(registry, name="other")
+    registry.remove("sentiment")
+    registry.alias("sentiment", "other")
+
+    with pytest.raises(AdapterError, match="is an alias of 'other'"):
+        registry.promote("sentiment", adapter.digest)
+    assert registry.resolve("sentiment") == other
+
+
 def test_prune_keeps_what_is_served_and_as_many_earlier_versions_as_asked(
     registry: AdapterRegistry,
 ) -> None:
@@ -195,6 +205,8 @@ REFUSALS: dict[str, tuple[Callable[[AdapterRegistry], object], str]] = {
         lambda r: r.register("new", VARIANT, CONFIG, b"", Manifest(), {"../x": b""}),
         "file name '../x' does not match",
     ),
+    "manifest": (lambda r: register(r, task="x" * 5_000_000), "manifest.json would be larger"),
+    "text": (lambda r: register(r, licence="\ud800"), "manifest.json cannot be written"),
     "rollback": (lambda r: r.rollback("sentiment"), "no earlier version"),
     "rollback unknown": (lambda r: r.rollback("new"), "no adapter 'new'"),
     "promote": (lambda r: r.promote("sentiment", "0" * 8), "no version"),
@@ -363,7 +375,11 @@ def test_writers_in_several_processes_and_threads_lose_nothing(registry: Adapter
     assert registry.generation() == len(registry.log.read()) == 4 * 5 * 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=100,
+    deadline=None,  # every example waits for the disk
+)
 @given(st.text(max_size=100) | st.from_regex(NAME_PATTERN))
 @example("a\n")
 @example("a" * 97)

@@ -34,6 +34,7 @@ from finlora.adapters.log import ChangeLog
 from finlora.adapters.peft_config import parse_config
 from finlora.adapters.versions import (
     POINTER_FILE,
+    dump_manifest,
     list_digests,
     prune_versions,
     read_pointer,
@@ -117,17 +118,21 @@ class AdapterRegistry:
         The caller has judged the weights. Raises AdapterError when the name cannot be used,
         AdapterLoadError when the configuration is refused.
         """
-        self._check_name(name, variant, manifest.base_name)
+        _check_pattern("name", name, NAME_PATTERN)
+        _check_pattern("variant", variant, VARIANT_PATTERN)
+        self._check_free(name, variant)
+        if name in self._base_names() | {manifest.base_name}:
+            raise AdapterError(f"{name!r} is the name of a base model")
         parse_config(config_bytes)
         files = {
             **_checked_extra_files(extra_files or {}),
             CONFIG_FILE: config_bytes,
             WEIGHTS_FILE: weights_bytes,
-            MANIFEST_FILE: (manifest.model_dump_json(indent=1) + "\n").encode(),
+            MANIFEST_FILE: dump_manifest(manifest),
         }
         digest = content_digest(config_bytes, weights_bytes, manifest)
         with self._writing() as staging:
-            self._check_name(name, variant, manifest.base_name)
+            self._check_free(name, variant)
             folder = self.folder / variant / name
             store_version(folder, digest, files, staging)
             _point(folder, digest, staging)
@@ -138,6 +143,7 @@ class AdapterRegistry:
         """Let a name, also one that was removed, point to a version that is still stored."""
         with self._writing() as staging:
             folder = self._only_folder(name)
+            self._check_free(name, folder.parent.name)
             digest = find_digest(folder, digest_prefix)
             adapter = self._catalogue.version(folder, digest)
             read_weights(adapter)
@@ -175,6 +181,8 @@ class AdapterRegistry:
             else:
                 _check_pattern("alias", alias, NAME_PATTERN)
                 self._check_free(alias, None)
+                if alias in self._base_names():
+                    raise AdapterError(f"{alias!r} is the name of a base model")
                 self._pointer(name)
                 aliases[alias] = name
             content = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
@@ -229,25 +237,19 @@ class AdapterRegistry:
             raise AdapterNotFoundError(f"{held} versions of {name!r}")
         return folders[0]
 
-    def _check_name(self, name: str, variant: str, base_name: str | None) -> None:
-        _check_pattern("name", name, NAME_PATTERN)
-        _check_pattern("variant", variant, VARIANT_PATTERN)
-        if name == base_name:
-            raise AdapterError(f"{name!r} is the name of a base model")
-        self._check_free(name, variant)
-        if name in self.aliases():
-            raise AdapterError(f"{name!r} is an alias of {self.aliases()[name]!r}")
-
     def _check_free(self, name: str, variant: str | None) -> None:
-        bases = {adapter.manifest.base_name for adapter in self.current()} | {DEFAULT_BASE}
-        if name in bases:
-            raise AdapterError(f"{name!r} is the name of a base model")
+        """A name belongs to one variant, and is not an alias at the same time."""
         pointer = self._catalogue.pointer(name)
         if pointer is not None and pointer[0].parent.name != variant:
             raise AdapterError(
                 f"the name {name!r} is taken by {pointer[0].parent.name}/{name}; "
                 "names are unique across variants"
             )
+        if variant is not None and name in self.aliases():
+            raise AdapterError(f"{name!r} is an alias of {self.aliases()[name]!r}")
+
+    def _base_names(self) -> set[str | None]:
+        return {adapter.manifest.base_name for adapter in self.current()} | {DEFAULT_BASE}
 
     def _record(
         self,

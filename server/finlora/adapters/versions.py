@@ -24,11 +24,12 @@ from finlora.adapters.files import (
     write_file,
 )
 from finlora.adapters.peft_config import MAX_CONFIG_BYTES, parse_config
-from finlora.errors import AdapterLoadError
+from finlora.errors import AdapterError, AdapterLoadError
 
 POINTER_FILE = "current"
 VERSIONS_FOLDER = "versions"
-MAX_POINTER_BYTES = 1024 * 1024
+MAX_HISTORY = 500
+MAX_POINTER_BYTES = 65 * MAX_HISTORY
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_WEIGHTS_BYTES = 64 * 1024**3
 
@@ -46,7 +47,8 @@ def read_pointer(folder: Path) -> list[str]:
 def write_pointer(folder: Path, digests: list[str], staging: Path) -> None:
     """Let the name mean the first of the digests."""
     make_folder(folder)
-    replace_file(folder / POINTER_FILE, "".join(f"{d}\n" for d in digests).encode(), staging)
+    content = "".join(f"{digest}\n" for digest in digests[:MAX_HISTORY])
+    replace_file(folder / POINTER_FILE, content.encode(), staging)
 
 
 def list_digests(folder: Path) -> list[str]:
@@ -82,6 +84,17 @@ def parse_manifest(content: bytes) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise AdapterLoadError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from error
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """A manifest as its file holds it. Raises AdapterError when it could not be read again."""
+    try:
+        content = (manifest.model_dump_json(indent=1) + "\n").encode()
+    except ValueError as error:
+        raise AdapterError(f"{MANIFEST_FILE} cannot be written: {error}") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise AdapterError(f"{MANIFEST_FILE} would be larger than {MAX_MANIFEST_BYTES} bytes")
+    return content
 
 
 def store_version(folder: Path, digest: str, files: Mapping[str, bytes], staging: Path) -> None:
