@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     settings = load_settings(**vars(_parser().parse_args(argv)))
     check_exposure(settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A first start downloads and quantises the base for tens of seconds: say so.
+    logging.getLogger("finlora.bases").setLevel(logging.INFO)
     with _listen(settings) as listener:
         _serve(settings, listener, Console(highlight=False))
     return 0
