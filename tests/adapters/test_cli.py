@@ -85,6 +85,23 @@ def test_what_the_user_states_is_recorded(
     assert adapter.manifest.prompt_template == "Q: {input}\nA: "
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--labels", "one", "labels: "),
+        ("--labels", "a,,b", "labels: "),
+        ("--labels", "a, a", "labels: "),
+        ("--template", "without a place", r"prompt_template: .*\{input\} exactly once"),
+    ],
+)
+def test_statements_that_cannot_be_so_are_refused(
+    peft_folders: dict[str, Path], registry: AdapterRegistry, option: str, value: str, reason: str
+) -> None:
+    with pytest.raises(AdapterError, match=reason):
+        cli.main(["add", str(peft_folders["lora"]), "--name", "sentiment", option, value])
+    assert not registry.folder.exists()
+
+
 def test_a_version_of_one_registry_can_be_added_to_another(
     peft_folders: dict[str, Path], registry: AdapterRegistry, tmp_path: Path
 ) -> None:
@@ -306,8 +323,6 @@ def test_rollback_remove_and_prune(
         ["fly"],
         ["add"],
         ["add", "folder"],
-        ["add", "folder", "--name", "a", "--labels", "one"],
-        ["add", "folder", "--name", "a", "--labels", "a,,b"],
         ["add", "folder", "--name", "a", "--quantization", "nf5"],
         ["alias", "prod"],
         ["prune", "--keep", "-1"],

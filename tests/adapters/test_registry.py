@@ -102,8 +102,8 @@ def test_the_digest_covers_what_changes_answers_and_no_more() -> None:
         content_digest(CONFIG + b" ", b"one", Manifest()),
         content_digest(CONFIG, b"two", Manifest()),
         content_digest(CONFIG + b"o", b"ne", Manifest()),
-        content_digest(CONFIG, b"one", Manifest(labels=["a"])),
-        content_digest(CONFIG, b"one", Manifest(prompt_template="a")),
+        content_digest(CONFIG, b"one", Manifest(labels=["a", "b"])),
+        content_digest(CONFIG, b"one", Manifest(prompt_template="{input}")),
         content_digest(CONFIG, b"one", Manifest(temperature=2.0)),
         content_digest(CONFIG, b"one", Manifest(eos_token_ids=[2])),
     ]

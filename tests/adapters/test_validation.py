@@ -27,6 +27,7 @@ from finlora.adapters.validation import (
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import AdapterError, AdapterIncompatibleError, AdapterLoadError
+from finlora.prompts import PromptTemplate, prompt_format_hash
 from tests.adapters.peft_folders import ALL_LINEAR, key_of, raw_safetensors, read_tensors
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -287,6 +288,18 @@ def test_another_base_or_tokenizer_is_refused(spec: BaseSpec) -> None:
     for reason, other in others.items():
         with pytest.raises(AdapterIncompatibleError, match=f"trained on {reason}"):
             check_compatible(manifest, other, Quantization.NF4, strict=False)
+
+
+def test_another_prompt_format_is_warned_about(spec: BaseSpec) -> None:
+    facts = {"prompt_template": "Q: {input} A: ", "eos_token_ids": [2]}
+    expected = prompt_format_hash(PromptTemplate("Q: {input} A: "), [2])
+    same = manifest_for(spec).model_copy(update=facts | {"prompt_format_hash": expected})
+    other = same.model_copy(update={"prompt_format_hash": "0" * 64})
+
+    assert check_compatible(same, spec, Quantization.NF4, strict=True) == []
+    warnings = check_compatible(other, spec, Quantization.NF4, strict=False)
+    assert len(warnings) == 1
+    assert "prompt format" in warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from finlora.prompts import INPUT_FIELD
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -16,6 +18,18 @@ VARIANT_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 
 Rank = Annotated[int, Field(ge=1, le=65536)]
 Alpha = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
+
+
+def _check_labels(labels: list[str]) -> list[str]:
+    if len(labels) < 2 or not all(labels) or len(set(labels)) != len(labels):
+        raise ValueError("must be two or more different texts")
+    return labels
+
+
+def _check_template(template: str) -> str:
+    if template.count(INPUT_FIELD) != 1:
+        raise ValueError(f"must contain {INPUT_FIELD} exactly once")
+    return template
 
 
 class LoRAConfig(BaseModel):
@@ -54,8 +68,8 @@ class Manifest(BaseModel):
     prompt_format_hash: str | None = None
     quantization: TrainingQuantization = TrainingQuantization()
     task: str | None = None
-    labels: list[str] | None = None
-    prompt_template: str | None = None
+    labels: Annotated[list[str], AfterValidator(_check_labels)] | None = None
+    prompt_template: Annotated[str, AfterValidator(_check_template)] | None = None
     eos_token_ids: list[int] | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     training: dict[str, Any] | None = None
@@ -92,3 +106,10 @@ def content_digest(config: bytes, weights: bytes, manifest: Manifest) -> str:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a configuration or manifest, in one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest
+from pydantic import ValidationError
+
+from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest, first_problem
 from finlora.adapters.peft_config import parse_config
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.source import PeftFolder, read_peft_folder
 from finlora.adapters.validation import check_compatible, max_weights_bytes, parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
+from finlora.errors import AdapterError
 
 VARIANT_BITS = {"nf4": "4bits", "fp4": "4bits", "int8": "8bits", "none": "16bits"}
 
@@ -67,7 +70,10 @@ def add_folder(
 
 
 def build_manifest(source: PeftFolder, target: Target) -> Manifest:
-    """The folder's own manifest, or an empty one, completed by what the user states."""
+    """The folder's own manifest, or an empty one, completed by what the user states.
+
+    Raises AdapterError when that cannot be so.
+    """
     manifest = source.manifest or Manifest(base_name=source.stated_base)
     stated: dict[str, Any] = {
         "labels": target.labels,
@@ -82,7 +88,12 @@ def build_manifest(source: PeftFolder, target: Target) -> Manifest:
     if target.trained_quantization is not None:
         stated["quantization"] = {"type": target.trained_quantization.value}
     given = {key: value for key, value in stated.items() if value is not None}
-    return Manifest.model_validate(manifest.model_dump() | given)
+    if target.prompt_template not in (None, manifest.prompt_template):
+        given["prompt_format_hash"] = None  # it covered the template that is replaced
+    try:
+        return Manifest.model_validate(manifest.model_dump() | given)
+    except ValidationError as error:
+        raise AdapterError(first_problem(error)) from error
 
 
 def default_variant(config: LoRAConfig, manifest: Manifest) -> str:

@@ -66,7 +66,7 @@ def _add_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--labels", type=_labels, metavar="A,B,...", help="the answers it gives, for classification"
     )
-    add.add_argument("--template", help="prompt template it was trained with")
+    add.add_argument("--template", help="prompt it was trained with, around {input}")
     add.add_argument("--licence", "--license", dest="licence", help="licence of the adapter")
     add.add_argument(
         "--strict", action="store_true", help="refuse another or unknown training quantisation"
@@ -86,10 +86,7 @@ def _base_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _labels(text: str) -> list[str]:
-    labels = [label.strip() for label in text.split(",")]
-    if not all(labels) or len(set(labels)) != len(labels) or len(labels) < 2:
-        raise argparse.ArgumentTypeError("give two or more different labels, comma-separated")
-    return labels
+    return [label.strip() for label in text.split(",")]
 
 
 def _count(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finlora.adapters.adapter import LoRAConfig
+from finlora.adapters.adapter import LoRAConfig, first_problem
 from finlora.errors import AdapterLoadError
 
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -67,9 +67,7 @@ def parse_config(content: bytes) -> LoRAConfig:
     try:
         parsed = LoRAConfig.model_validate(served)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise AdapterLoadError(f"adapter_config.json: {where}: {first['msg']}") from error
+        raise AdapterLoadError(f"adapter_config.json: {first_problem(error)}") from error
     _check_patterns([*parsed.rank_pattern, *parsed.alpha_pattern])
     return parsed
 

@@ -13,6 +13,7 @@ from finlora.adapters.peft_config import module_rank, module_scaling
 from finlora.bases.spec import BaseSpec, LinearShape
 from finlora.config import Quantization
 from finlora.errors import AdapterIncompatibleError, AdapterLoadError
+from finlora.prompts import PromptTemplate, prompt_format_hash
 
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 DTYPES = ("F32", "F16", "BF16")
@@ -100,6 +101,10 @@ def check_compatible(
         *_check_identity("base", manifest.base_fingerprint, spec.fingerprint, spec.name),
         *_check_identity("tokenizer", manifest.tokenizer_hash, spec.tokenizer_hash, spec.name),
     ]
+    if _prompt_format_changed(manifest):
+        warnings.append(
+            "trained with another prompt format than this version's: answers may suffer"
+        )
     difference = _quantization_difference(manifest, quantization)
     if difference is not None and strict:
         raise AdapterIncompatibleError(difference)
@@ -220,6 +225,14 @@ def _check_identity(what: str, recorded: str | None, actual: str, base: str) -> 
             f"trained on another {what}: {recorded[:12]}, {base} has {actual[:12]}"
         )
     return []
+
+
+def _prompt_format_changed(manifest: Manifest) -> bool:
+    recorded, template = manifest.prompt_format_hash, manifest.prompt_template
+    if recorded is None or manifest.eos_token_ids is None:
+        return False
+    rendered = None if template is None else PromptTemplate(template)
+    return recorded != prompt_format_hash(rendered, manifest.eos_token_ids)
 
 
 def _quantization_difference(manifest: Manifest, serving: Quantization) -> str | None:

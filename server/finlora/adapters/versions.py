@@ -15,6 +15,7 @@ from finlora.adapters.adapter import (
     Adapter,
     Manifest,
     content_digest,
+    first_problem,
 )
 from finlora.adapters.files import (
     make_folder,
@@ -81,9 +82,7 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise AdapterLoadError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from error
+        raise AdapterLoadError(f"{MANIFEST_FILE}: {first_problem(error)}") from error
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
