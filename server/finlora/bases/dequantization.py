@@ -1,0 +1,38 @@
+"""The numbers of a four-bit layer as it is served; needs the layer before it is packed."""
+
+from typing import Any
+
+import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
+from bitsandbytes.nn.modules import Linear4bit
+
+
+def served_weight(layer: Linear4bit, *, packed: bool) -> torch.Tensor:
+    """[out_features, in_features] in float32: what the serving kernel multiplies with.
+
+    The packed CPU kernel keeps the block scales and the sixteen code values in bfloat16 and
+    multiplies them exactly, so its weights differ by up to 0.4 % from the unpacked ones.
+    """
+    weight: Any = layer.weight
+    state: QuantState = weight.quant_state
+    if not packed:
+        plain: torch.Tensor = dequantize_4bit(weight.data, state)
+        return plain.float()
+    values = state.code.to(torch.bfloat16).float()[_codes(weight.data)]
+    scales = _block_scales(state).to(torch.bfloat16).float()
+    served: torch.Tensor = values.view(-1, state.blocksize) * scales.view(-1, 1)
+    return served.view(*state.shape)
+
+
+def _codes(stored: torch.Tensor) -> torch.Tensor:
+    """Two four-bit codes a byte, the first in the high half."""
+    stored = stored.view(torch.uint8).view(-1)
+    return torch.stack((stored >> 4, stored & 15), dim=1).view(-1).long()
+
+
+def _block_scales(state: QuantState) -> torch.Tensor:
+    if not state.nested:
+        plain: torch.Tensor = state.absmax.float()
+        return plain
+    scales: torch.Tensor = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return scales.float()

@@ -1,0 +1,68 @@
+"""Exact label probabilities from the serving engine: what a client would be answered."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from finlora.adapters.adapter import Adapter
+from finlora.engine.llm_engine import LLMEngine
+from finlora.engine.request import RequestOutput
+from finlora.engine.sampling_params import SamplingParams
+
+PARAMS = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0)
+MAX_QUEUED = 256
+
+
+class LabelScorer:
+    """P(label) is the product over its tokens, end-of-sequence included, over all labels' sum."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self._engine = engine
+
+    def probabilities(
+        self,
+        contexts: Sequence[list[int]],
+        targets: Sequence[list[int]],
+        adapter: Adapter | None,
+    ) -> list[list[float]]:
+        """For each context, the probability of each target (ends in end-of-sequence).
+
+        Raises the FinLoRAError of the first request that fails.
+        """
+        sums = self._logprobs(
+            [context + target for context in contexts for target in targets],
+            [len(target) for _ in contexts for target in targets],
+            adapter,
+        )
+        size = len(targets)
+        return [_normalised(sums[i : i + size]) for i in range(0, len(sums), size)]
+
+    def _logprobs(
+        self, sequences: list[list[int]], lengths: list[int], adapter: Adapter | None
+    ) -> list[float]:
+        """Log-probability of the last `length` tokens of every sequence."""
+        sums = [0.0] * len(sequences)
+        for start in range(0, len(sequences), MAX_QUEUED):
+            stop = min(start + MAX_QUEUED, len(sequences))
+            for i in range(start, stop):
+                request = self._engine.make_request(str(i), sequences[i], PARAMS, adapter=adapter)
+                self._engine.add_request(request)
+            for output in self._outputs():
+                i = int(output.request_id)
+                entries = (output.prompt_logprobs or ())[-lengths[i] :]
+                sums[i] = math.fsum(entry.logprob for entry in entries if entry is not None)
+        return sums
+
+    def _outputs(self) -> Iterator[RequestOutput]:
+        while self._engine.has_requests:
+            for output in self._engine.step():
+                if output.error is not None:
+                    self._engine.fail_all(output.error)
+                    raise output.error
+                yield output
+
+
+def _normalised(logprobs: list[float]) -> list[float]:
+    highest = max(logprobs)
+    weights = [math.exp(logprob - highest) for logprob in logprobs]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]

@@ -1,0 +1,130 @@
+"""Rows as token ids, and batches of rows of like length that share their first tokens."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from finlora.prompts import TextEncoder, encode_prompt
+from finlora.training.rows import Row
+
+POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
+MIN_SHARED_TOKENS = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of one prompt and of its answer, which ends in end-of-sequence."""
+
+    context: list[int]
+    target: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of both."""
+        return len(self.context) + len(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows side by side, padded on the right, where a causal model never looks."""
+
+    prefix: Tensor  # [P]: tokens that all rows start with, computed once
+    input_ids: Tensor  # [B, L]: what follows in each row
+    positions: Tensor  # [N]: indices into [B * L] whose next token is a target
+    targets: Tensor  # [N]
+    rows: Tensor  # [N]: the row of each target
+    num_tokens: int  # of the rows as a user counts them: shared tokens once a row, no padding
+
+
+class ExampleEncoder:
+    """Tokenises prompt and answer apart, as the server meets them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, eos_token_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._targets = TextEncoder(tokenizer)
+        self._eos = eos_token_id
+
+    def encode(self, row: Row) -> Example:
+        """One example of a row."""
+        target = [*self._targets.encode_target(row.target), self._eos]
+        return Example(encode_prompt(self._tokenizer, row.context), target)
+
+    def encode_stripped(self, row: Row) -> Example:
+        """The same for a client that strips the prompt's trailing space."""
+        return self.encode(Row(row.context.rstrip(), row.target))
+
+
+def length_grouped(
+    examples: Sequence[Example], batch_size: int, generator: random.Random
+) -> list[list[Example]]:
+    """Batches of every example once, in random order, of like length inside."""
+    order = list(examples)
+    generator.shuffle(order)
+    pool = POOL_BATCHES * batch_size
+    pools = (sorted(order[i : i + pool], key=_length) for i in range(0, len(order), pool))
+    batches = [batch for chunk in pools for batch in in_chunks(chunk, batch_size)]
+    generator.shuffle(batches)
+    return batches
+
+
+def by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the examples, in batches of like length."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].num_tokens)
+    return in_chunks(order, batch_size)
+
+
+def in_chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Consecutive pieces of at most `size` items."""
+    return (list(items[i : i + size]) for i in range(0, len(items), size))
+
+
+def collate(examples: Sequence[Example], device: torch.device, *, pad_token_id: int = 0) -> Batch:
+    """Put examples side by side."""
+    shared = _num_shared([example.context for example in examples])
+    # The last token of a target is predicted, never read.
+    inputs = [(example.context + example.target)[shared:-1] for example in examples]
+    length = max(map(len, inputs))
+    positions: list[int] = []
+    targets: list[int] = []
+    rows: list[int] = []
+    for row, example in enumerate(examples):
+        first = row * length + len(example.context) - shared - 1
+        positions += range(first, first + len(example.target))
+        targets += example.target
+        rows += [row] * len(example.target)
+    padded = [ids + [pad_token_id] * (length - len(ids)) for ids in inputs]
+    return Batch(
+        prefix=_tensor(examples[0].context[:shared], device),
+        input_ids=_tensor(padded, device),
+        positions=_tensor(positions, device),
+        targets=_tensor(targets, device),
+        rows=_tensor(rows, device),
+        num_tokens=sum(example.num_tokens for example in examples),
+    )
+
+
+def _num_shared(contexts: Sequence[list[int]]) -> int:
+    """Tokens that all contexts start with; at least one of each is left to predict from."""
+    if len(contexts) == 1:
+        return 0
+    shared = 0
+    for tokens in zip(*(context[:-1] for context in contexts), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared if shared >= MIN_SHARED_TOKENS else 0
+
+
+def _length(example: Example) -> int:
+    return example.num_tokens
+
+
+def _tensor(values: Iterable[int] | list[list[int]], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.long, device=device)

@@ -1,0 +1,99 @@
+"""`finlora-train NAME`, the same as `finlora train NAME`."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from finlora.adapters.shipped import open_registry
+from finlora.bases.quiet import quiet_libraries
+from finlora.config import load_settings
+from finlora.errors import ConfigError, FinLoRAError
+from finlora.training.config import SHIPPED_CONFIGS, TrainingConfig, load_config, read_configs
+
+
+def main(argv: list[str]) -> int:
+    """Train, validate, register. Raises FinLoRAError."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.list:
+        return _list(args.config)
+    if args.name is None:
+        parser.error("which configuration? `--list` shows them")
+    config = load_config(args.name, args.config, _overrides(args))
+    return _run(args, config, argv)
+
+
+def entry() -> int:
+    """The `finlora-train` program: errors in one line."""
+    quiet_libraries()
+    try:
+        return main(sys.argv[1:])
+    except FinLoRAError as error:
+        sys.stderr.write(f"finlora-train: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="finlora-train", description="Train a LoRA adapter on a quantised base."
+    )
+    add = parser.add_argument
+    add("name", nargs="?", help="a configuration; the adapter gets this name")
+    add("--list", action="store_true", help="show the configurations")
+    add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON file of configurations")
+    add("--base-model", help="embedded base, local folder or hub id")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
+    add("--seed", type=int, help="start of everything random")
+    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--registry", type=Path, help="folder of the adapter registry")
+    add("--output", type=Path, help="also write the adapter into this folder")
+    add("--no-register", action="store_true", help="leave the registry alone (needs --output)")
+    add("--dry-run", action="store_true", help="show what would be done")
+    return parser
+
+
+def _list(file: Path) -> int:
+    for name, fields in read_configs(file).items():
+        sys.stdout.write(f"{name:32} {fields.get('description', '')}\n")
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, str]:
+    overrides = {}
+    for setting in args.set:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set wants KEY=VALUE, not {setting!r}")
+        overrides[key] = value
+    if args.base_model is not None:
+        overrides["base_model"] = json.dumps(args.base_model)
+    if args.seed is not None:
+        overrides["seed"] = str(args.seed)
+    return overrides
+
+
+def _run(args: argparse.Namespace, config: TrainingConfig, argv: list[str]) -> int:
+    # Imported here: they bring torch, which --help, --list and a mistyped name do not need.
+    from finlora.training.progress import Progress
+    from finlora.training.run import Order, describe, run
+
+    if args.no_register and args.output is None and not args.dry_run:
+        raise ConfigError("--no-register without --output would train for nothing")
+    folder = Path() if args.config == SHIPPED_CONFIGS else args.config.parent
+    command = shlex.join(["finlora-train", *argv])
+    order = Order(args.name, config, folder, args.device, command)
+    if args.dry_run:
+        sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
+        return 0
+    progress = Progress()
+    result = run(order, progress)
+    if args.output is not None:
+        result.save(args.output)
+        progress.phase(f"written to {args.output}")
+    if not args.no_register:
+        registry = open_registry(load_settings(registry=args.registry))
+        adapter = result.register(registry, args.name, config.variant)
+        progress.phase(f"registered {adapter.reference} in {registry.folder}")
+    return 0

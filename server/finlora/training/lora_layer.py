@@ -1,0 +1,132 @@
+"""A trainable LoRA update around a frozen layer: float32 masters, computed in the base's type."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from torch import Tensor, nn
+
+from finlora.bases.dequantization import served_weight
+from finlora.bases.spec import BaseSpec, LinearShape
+
+
+@dataclass(frozen=True, slots=True)
+class LoRASettings:
+    """What every adapted layer of one run has in common."""
+
+    rank: int
+    alpha: float
+    use_rslora: bool = False
+    use_dora: bool = False
+    dropout: float = 0.0
+    init: Literal["default", "gaussian"] = "default"
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r; rsLoRA alpha / sqrt(r) (arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+
+class TrainableLoRA(nn.Module):
+    """y = base(x) + scaling * B A x; DoRA (arXiv 2402.09353) rescales the rows of the sum."""
+
+    magnitude: nn.Parameter | None
+
+    def __init__(
+        self,
+        base: nn.Module,
+        shape: LinearShape,
+        settings: LoRASettings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.settings = settings
+        self.a = nn.Parameter(_initial_a(settings, shape.in_features, generator))
+        self.b = nn.Parameter(torch.zeros(shape.out_features, settings.rank))
+        self.magnitude = None
+        if settings.use_dora:
+            self._squares = _plain_weight(base).square().sum(1)
+            self.magnitude = nn.Parameter(self._squares.sqrt().cpu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        y: Tensor = self.base(x)
+        dropped = F.dropout(x, self.settings.dropout, self.training)
+        hidden = F.linear(dropped, self.a.to(x.dtype)).flatten(0, -2)
+        scaled = (self.b * self.settings.scaling).to(x.dtype)
+        updated = torch.addmm(y.flatten(0, -2), hidden, scaled.T).view_as(y)
+        if self.magnitude is None:
+            return updated
+        gain = (self.magnitude / self._row_norms()).to(x.dtype)
+        bias = getattr(self.base, "bias", None)
+        return gain * updated if bias is None else gain * (updated - bias) + bias
+
+    def tensors(self) -> dict[str, Tensor]:
+        """PEFT's names for what was learned."""
+        named: dict[str, Tensor] = {"lora_A.weight": self.a, "lora_B.weight": self.b}
+        if self.magnitude is not None:
+            named["lora_magnitude_vector"] = self.magnitude
+        return named
+
+    @torch.no_grad()
+    def _row_norms(self) -> Tensor:
+        """||W + s B A|| of every row, without the weight: W A^T is the base layer applied to A."""
+        b = self.b * self.settings.scaling
+        applied: Tensor = self.base(self.a.to(self._base_dtype())).float()
+        bias = getattr(self.base, "bias", None)
+        if bias is not None:
+            applied = applied - bias.float()
+        cross = 2 * (b * applied.T).sum(1)
+        square = ((b @ (self.a @ self.a.T)) * b).sum(1)
+        return (self._squares + cross + square).clamp_min(1e-12).sqrt()
+
+    def _base_dtype(self) -> torch.dtype:
+        # A four-bit weight is stored in bytes; its layer knows what it computes in.
+        compute: torch.dtype | None = getattr(self.base, "compute_dtype", None)
+        return compute or self.base.weight.dtype  # type: ignore[return-value]
+
+
+def attach(
+    model: nn.Module,
+    spec: BaseSpec,
+    names: Iterable[str],
+    settings: LoRASettings,
+    *,
+    seed: int,
+) -> dict[str, TrainableLoRA]:
+    """Put an update around the named layers; the start depends on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    for name in names:
+        parent, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        base = getattr(owner, attribute)
+        layer = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
+        layers[name] = layer.to(base.weight.device)
+        setattr(owner, attribute, layer)
+    return layers
+
+
+def _initial_a(settings: LoRASettings, in_features: int, generator: torch.Generator) -> Tensor:
+    a = torch.empty(settings.rank, in_features)
+    if settings.init == "gaussian":
+        return a.normal_(0, 1 / settings.rank, generator=generator)
+    return nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+
+
+def _plain_weight(layer: Any) -> Tensor:
+    """[out_features, in_features] in float32, whatever the layer stores."""
+    if isinstance(layer, Linear4bit):
+        return served_weight(layer, packed=False)
+    stored: Any = layer.weight
+    weight: Tensor = stored.data.float()
+    if not isinstance(layer, Linear8bitLt):
+        return weight
+    scales: Any = layer.state.SCB if stored.SCB is None else stored.SCB
+    rows: Tensor = scales.float() / 127
+    return weight * rows[:, None]

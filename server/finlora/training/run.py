@@ -1,0 +1,124 @@
+"""One training run, from configuration to a checked result; registering it is a separate act."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finlora.adapters.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Adapter, Manifest
+from finlora.adapters.registry import AdapterRegistry
+from finlora.training.adapter_files import AdapterFiles, adapter_files
+from finlora.training.allocator import keep_freed_memory
+from finlora.training.card import model_card
+from finlora.training.config import TrainingConfig
+from finlora.training.manifest import build_manifest
+from finlora.training.preparation import Dataset, load_dataset
+from finlora.training.progress import Progress
+from finlora.training.trainer import Trainer, TrainingHistory
+from finlora.training.validation import validate_on_engine
+from finlora.training.workshop import Workshop, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the user asked for."""
+
+    name: str
+    config: TrainingConfig
+    folder: Path  # relative data paths count from here
+    device: str
+    command: str  # for the model card
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run made, complete and checked, not yet registered."""
+
+    files: AdapterFiles
+    manifest: Manifest
+    extra_files: dict[str, bytes]
+
+    def save(self, folder: Path) -> None:
+        """Write a PEFT folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.extra_files.items():
+            (folder / name).write_bytes(content)
+        (folder / MANIFEST_FILE).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
+        (folder / CONFIG_FILE).write_bytes(self.files.config)
+        (folder / WEIGHTS_FILE).write_bytes(self.files.weights)
+
+    def register(self, registry: AdapterRegistry, name: str, variant: str) -> Adapter:
+        """Hand it to the registry."""
+        return registry.register(
+            name, variant, self.files.config, self.files.weights, self.manifest, self.extra_files
+        )
+
+
+def run(order: Order, progress: Progress) -> Result:
+    """Train and validate. Raises FinLoRAError; nothing is written before that."""
+    config = order.config
+    keep_freed_memory()
+    dataset = load_dataset(config, order.folder)
+    progress.dataset(dataset)
+    progress.phase(f"loading {config.base_model} in {config.quantization}")
+    workshop = prepare(config, dataset.split.train, device=order.device)
+    progress.workshop(workshop)
+    trainer = Trainer(workshop.base.model, workshop.layers, config)
+    history = trainer.fit(
+        lambda epoch: workshop.examples.of_epoch(epoch, config), on_step=progress.step
+    )
+    progress.trained(history)
+    return _finish(order, dataset, workshop, history, progress)
+
+
+def describe(order: Order) -> dict[str, Any]:
+    """What `run` would do, without doing it. Raises FinLoRAError."""
+    dataset = load_dataset(order.config, order.folder)
+    workshop = prepare(order.config, dataset.split.train, device=order.device)
+    first = workshop.examples.whole[0]
+    lengths = sorted(example.num_tokens for example in workshop.examples.whole)
+    return {
+        "config": order.config.model_dump(),
+        "variant": order.config.variant,
+        "labels": dataset.labels,
+        "num_train_rows": len(lengths),
+        "num_valid_rows": len(dataset.split.valid),
+        "num_duplicates_dropped": dataset.split.num_duplicates,
+        "num_rows_too_long": workshop.examples.num_too_long,
+        "num_trainable_parameters": workshop.num_trainable,
+        "tokens_per_row": {
+            "median": lengths[len(lengths) // 2],
+            "longest": lengths[-1],
+        },
+        "tokens_in_all": sum(lengths) * order.config.num_epochs,
+        "first_row": {
+            "context": dataset.split.train[0].context,
+            "context_token_ids": first.context,
+            "target_token_ids": first.target,
+        },
+    }
+
+
+def _finish(
+    order: Order,
+    dataset: Dataset,
+    workshop: Workshop,
+    history: TrainingHistory,
+    progress: Progress,
+) -> Result:
+    config, spec = order.config, workshop.base.spec
+    files = adapter_files(workshop.layers, config, spec.name)
+    manifest = build_manifest(config, dataset, workshop, history)
+    if dataset.labels:
+        progress.phase(f"scoring {len(dataset.split.valid)} validation rows on the serving engine")
+        scores = validate_on_engine(
+            files, manifest, config, dataset.split.valid, workshop.encoder, device=order.device
+        )
+        progress.scores(scores)
+        manifest = manifest.model_copy(update={"scores": scores})
+    metrics = {"scores": manifest.scores, "steps": [asdict(step) for step in history.steps]}
+    extra_files = {
+        "README.md": model_card(order.name, config, manifest, order.command).encode(),
+        "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
+    }
+    return Result(files, manifest, extra_files)
