@@ -11,6 +11,7 @@ from pydantic import SecretStr
 import finlora
 from finlora.api.app import create_app
 from finlora.config import Settings
+from finlora.engine.request import RequestOutput
 from finlora.errors import BaseModelError
 from tests.api.live import LiveServer, register, serving
 
@@ -152,6 +153,20 @@ class TestLoading:
         finally:
             gate.set()
             server.stop()
+
+    def test_a_dead_engine_is_told(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die() -> list[RequestOutput]:
+            raise RuntimeError("the step broke")
+
+        with serving(settings) as server:
+            monkeypatch.setattr(server.state.engine._engine, "step", die)
+            response = httpx.post(f"{server.url}/v1/completions", json=BODY)
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "engine_not_ready"
+            assert httpx.get(f"{server.url}/health").status_code == 503
+            assert httpx.get(f"{server.url}/ready").status_code == 503
 
     def test_a_server_that_cannot_load_says_so(self, settings: Settings) -> None:
         server = LiveServer(settings.model_copy(update={"model": "/no/such/folder"}))

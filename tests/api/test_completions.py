@@ -1,5 +1,6 @@
 """Completions through the openai package: every parameter, one answer."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -80,6 +81,29 @@ def test_a_seed_draws_the_same_again_and_the_next_seed_something_else(
         text_of(client, "news", temperature=1.5, seed=seed) for seed in (-7, -7, 8)
     )
     assert first == again != other
+
+
+def test_many_at_once_get_what_each_gets_alone(client: openai.OpenAI, server: LiveServer) -> None:
+    models = ("tiny-llama", "news", "tweets")
+    requests: list[dict[str, Any]] = [
+        {
+            "model": models[i % 3],
+            "prompt": PROMPT[: 5 + i],
+            "max_tokens": 10,
+            "temperature": 0.8,
+            "seed": i,
+        }
+        for i in range(24)
+    ]
+
+    async def all_at_once() -> list[str]:
+        url = f"{server.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as many:
+            answers = await asyncio.gather(*(many.completions.create(**r) for r in requests))
+        return [answer.choices[0].text for answer in answers]
+
+    alone = [client.completions.create(**request).choices[0].text for request in requests]
+    assert asyncio.run(all_at_once()) == alone
 
 
 def test_best_of_returns_the_likeliest(client: openai.OpenAI) -> None:

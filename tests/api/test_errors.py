@@ -1,5 +1,6 @@
 """Every row of the error table as a client sees it, and that nothing else comes out."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from finlora.adapters.adapter import WEIGHTS_FILE
+from finlora.api.app import create_app
 from finlora.api.errors import ERRORS, INTERNAL_ERROR, error_body, kind_of
 from finlora.api.protocol import CompletionRequest
+from finlora.config import Settings
 from finlora.errors import FinLoRAError
 from tests.api.live import LiveServer, register
 
@@ -152,7 +155,36 @@ def test_every_error_a_client_can_cause_has_a_row() -> None:
     assert all(issubclass(cls, FinLoRAError) for cls in ERRORS)
 
 
-def test_the_unexpected_shows_nothing() -> None:
+def test_the_unexpected_is_a_500_that_shows_nothing(
+    server: LiveServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: str) -> None:
+        raise RuntimeError(f"secret about {model}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.state, "resolve", fail)
+        response = http.post("/v1/completions", json=VALID)
+    assert error_of(response) == (500, "server_error", None, "internal_error")
+    assert "secret" not in response.text
+    assert http.post("/v1/completions", json=VALID).status_code == 200
+
+
+def test_a_parameter_of_the_wrong_type_is_a_400(settings: Settings) -> None:
+    async def typed(number: int) -> None:
+        raise AssertionError(number)
+
+    async def answer() -> httpx.Response:
+        app = create_app(settings)
+        app.add_api_route("/typed/{number}", typed)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/typed/x")
+
+    response = asyncio.run(answer())
+    assert error_of(response) == (400, "invalid_request_error", "number", "invalid_value")
+
+
+def test_the_error_object_of_the_unexpected_is_empty() -> None:
     body = error_body(RuntimeError("secret /path"))
     assert body["error"] == {
         "message": "internal error",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from finlora.api.encoding import EncodedPrompt
 from finlora.api.protocol import Choice, Logprobs
 from finlora.api.tokens import TextCursor, Vocabulary
 from finlora.engine.request import FinishReason, RequestOutput, TokenLogprob
@@ -12,14 +13,6 @@ from finlora.errors import EngineStoppedError
 
 # JSON has no -Infinity; a token that cannot be drawn gets this, as in other servers.
 LOWEST_LOGPROB = -9999.0
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A prompt's tokens; `text` is what the client sent when it sent text."""
-
-    token_ids: list[int]
-    text: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +57,12 @@ class ChoiceBuilder:
         return Choice(self._index, text, logprobs, _finish_reason(output))
 
     def _echo_prompt(self, prompt_logprobs: Sequence[TokenLogprob | None]) -> str:
-        token_ids, text = self._prompt.token_ids, self._prompt.text
-        if text is None:
-            cursor = TextCursor()
-            offsets = [cursor.advance(self._vocabulary.bytes_of(i)) for i in token_ids]
-            text = self._vocabulary.text(token_ids)
-        else:
-            offsets = self._vocabulary.prompt_offsets(text) if self._wants_logprobs else []
+        prompt = self._prompt
         if self._wants_logprobs:
-            # The tokenizer is the same, so is the number of tokens.
-            rows = zip(token_ids, prompt_logprobs, offsets, strict=True)
+            rows = zip(prompt.token_ids, prompt_logprobs, prompt.offsets, strict=True)
             self._pending.extend(self._entry(*row) for row in rows)
-        self._cursor = TextCursor(len(text))
-        return text
+        self._cursor = TextCursor(len(prompt.text))
+        return prompt.text
 
     def _take_logprobs(self, output: RequestOutput) -> Logprobs:
         for row in output.logprobs or ():

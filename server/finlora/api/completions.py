@@ -1,6 +1,5 @@
 """POST /v1/completions."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable
@@ -12,13 +11,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from finlora.adapters.adapter import Adapter
-from finlora.api.choices import ChoiceBuilder, EncodedPrompt
+from finlora.api.choices import ChoiceBuilder
 from finlora.api.connection import read_body, run_while_connected
+from finlora.api.encoding import EncodedPrompt, encode_prompts
 from finlora.api.protocol import (
     Choice,
     Completion,
     CompletionRequest,
-    Prompt,
     PromptTokensDetails,
     Usage,
 )
@@ -26,16 +25,8 @@ from finlora.api.sequences import Candidate, candidates, run_all
 from finlora.api.sse import DONE, EventStream, frame_of
 from finlora.api.state import ServerState, server_state
 from finlora.engine.request import RequestOutput
-from finlora.errors import PromptTooLongError, RequestError
-from finlora.prompts import encode_prompt
 
 router = APIRouter()
-
-# No tokenizer in use makes tokens longer than this on average: longer text need not be tokenised
-# to know that it does not fit.
-MAX_CHARACTERS_PER_TOKEN = 64
-# Tokenising more than this takes milliseconds, in which the event loop should go on.
-MAX_INLINE_CHARACTERS = 8192
 
 
 @router.post("/completions")
@@ -44,7 +35,7 @@ async def create_completion(request: Request) -> Response:
     state = server_state(request)
     body = CompletionRequest.from_json(await read_body(request, state.settings.max_body_bytes))
     adapter = state.resolve(body.model)
-    run = _Run(state, body, adapter, await _encode_prompts(state, body))
+    run = _Run(state, body, adapter, await encode_prompts(state, body))
     if not body.stream:
         answer = await run_while_connected(request.receive, run.answer())
         return Response(orjson.dumps(answer), media_type="application/json")
@@ -181,38 +172,3 @@ def _shows(part: Choice) -> bool:
 
 def _fingerprint(base: str, adapter: Adapter | None) -> str:
     return f"{base[:12]}-{'base' if adapter is None else adapter.digest[:12]}"
-
-
-async def _encode_prompts(state: ServerState, body: CompletionRequest) -> list[EncodedPrompt]:
-    _check_token_ids(state, body.logit_bias, "logit_bias")
-    _check_token_ids(state, body.stop_token_ids, "stop_token_ids")
-    if body.prompt is None:
-        return [_empty_document(state)]
-    return [await _encode(state, prompt) for prompt in body.prompt]
-
-
-def _empty_document(state: ServerState) -> EncodedPrompt:
-    """What stands before a document: the tokenizer's own beginning, else the end of another."""
-    token_ids = encode_prompt(state.engine.tokenizer, "")
-    return EncodedPrompt(token_ids or list(state.engine.spec.eos_token_ids[:1]), None)
-
-
-async def _encode(state: ServerState, prompt: Prompt) -> EncodedPrompt:
-    if isinstance(prompt, list):
-        _check_token_ids(state, prompt, "prompt")
-        return EncodedPrompt(prompt, None)
-    limit = state.engine.max_model_len
-    if len(prompt) > limit * MAX_CHARACTERS_PER_TOKEN:
-        raise PromptTooLongError(
-            f"this model's context is {limit} tokens; {len(prompt)} characters are more than that"
-        )
-    tokenizer = state.engine.tokenizer
-    if len(prompt) <= MAX_INLINE_CHARACTERS:
-        return EncodedPrompt(encode_prompt(tokenizer, prompt), prompt)
-    return EncodedPrompt(await asyncio.to_thread(encode_prompt, tokenizer, prompt), prompt)
-
-
-def _check_token_ids(state: ServerState, token_ids: Iterable[int], param: str) -> None:
-    size = min(state.vocabulary.size, state.engine.vocab_size)
-    if not all(0 <= token_id < size for token_id in token_ids):
-        raise RequestError(f"token ids must be from 0 to {size - 1}", param=param)

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -97,7 +98,10 @@ def _headers(error: Exception) -> dict[str, str]:
         case BodyTooLargeError():
             # The rest of the body was not read, so the connection cannot be used again.
             return {"Connection": "close"}
-    return {}
+        case FinLoRAError():
+            return {}
+    # The exception goes on to the server, which logs it and drops the connection.
+    return {"Connection": "close"}
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -115,6 +119,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _response(kind, _body(kind, message), dict(error.headers or {}))
 
 
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return await _on_error(request, RequestError(f"{param}: {first['msg']}", param=param))
+
+
 async def _on_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
@@ -123,5 +135,6 @@ def install(app: FastAPI) -> None:
     """Answer every error of the app from the table; what falls through is logged and a 500."""
     app.add_exception_handler(FinLoRAError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_error)

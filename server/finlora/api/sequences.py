@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finlora.adapters.adapter import Adapter
-from finlora.api.choices import EncodedPrompt
+from finlora.api.encoding import EncodedPrompt
 from finlora.api.protocol import INT64, CompletionRequest
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams

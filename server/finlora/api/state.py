@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from finlora.adapters.adapter import Adapter
+from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.shipped import open_registry
 from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
@@ -115,8 +116,6 @@ class ServerState:
         return True
 
     def _check_fits(self, adapter: Adapter) -> None:
-        from finlora.adapters.validation import check_compatible
-
         quantization, strict = self.settings.quantization, self.settings.strict
         check_compatible(adapter, self.engine.spec, quantization, strict=strict)
 
