@@ -192,6 +192,21 @@ def test_long_prompts_are_cut_to_the_budget_and_do_not_stop_decoding() -> None:
     engine.run()
 
 
+def test_a_short_prompt_is_never_cut() -> None:
+    engine = Engine(max_num_seqs=8)
+    for _ in range(4):
+        engine.scheduler.add(request(4, 3))
+    while engine.scheduler.waiting:
+        engine.step()
+        engine.scheduler.add(request(3, 3))
+        if len(engine.batches) > 20:
+            break
+    prefills = [s for b in engine.batches for s in b.sequences if s.start == 0]
+    assert len(prefills) > 10
+    assert all(s.samples for s in prefills)
+    engine.run()
+
+
 def test_prompt_logits_have_a_budget_of_their_own() -> None:
     engine = Engine()
     params = SamplingParams(max_tokens=1, prompt_logprobs=0)

@@ -90,6 +90,9 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_logits_rows = max_logits_rows
+        # Cutting a prompt changes the order in which attention sums, by the load of the moment.
+        # A short one is not cut but waits for the next step, so its answer is always the same.
+        self._max_uncut_tokens = max_num_batched_tokens // 4
         self._overtaken: dict[Request, int] = {}
 
     def add(self, request: Request) -> None:
@@ -200,6 +203,8 @@ class Scheduler:
             if not step.has_room or len(self.running) == self._max_num_seqs:
                 break
             num_tokens = step.fit(request)
+            if num_tokens < _num_missing(request) and not self._may_cut(request):
+                break
             if self.running and not self._fits_memory(request):
                 break
             slot = NO_SLOT
@@ -214,6 +219,10 @@ class Scheduler:
             self._count_overtaken(blocked)
             self._start(request, slot)
             self._choose(step, self.running[-1], num_tokens)
+
+    def _may_cut(self, request: Request) -> bool:
+        long = _num_missing(request) > self._max_uncut_tokens
+        return long or request.needs_prompt_logits  # whose own budget may be smaller than that
 
     def _fits_memory(self, request: Request) -> bool:
         # The whole of it, and the next token of everybody else: else it would be preempted at once.
