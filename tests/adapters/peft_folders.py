@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, save
 from transformers import AutoModelForCausalLM
 
@@ -31,6 +31,15 @@ def save_adapter(base: Path, folder: Path, *, seed: int = 0, **options: Any) -> 
         config = LoraConfig(**(settings | {"init_lora_weights": False} | options))
         get_peft_model(model, config).save_pretrained(str(folder))
     return folder
+
+
+def logits(base: Path, adapter: Path) -> torch.Tensor:
+    """What PEFT computes with an adapter folder, for a fixed prompt."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.inference_mode():
+        tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+        result: torch.Tensor = tuned(torch.arange(3, 40).unsqueeze(0)).logits
+    return result
 
 
 def edit_config(folder: Path, **fields: Any) -> None:

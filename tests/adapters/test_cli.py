@@ -18,7 +18,14 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.spec import BaseSpec
 from finlora.errors import AdapterError
 from tests.adapters.conftest import MakeCopy
-from tests.adapters.peft_folders import edit_config, read_tensors, save_adapter, write_tensors
+from tests.adapters.peft_folders import (
+    edit_config,
+    logits,
+    read_tensors,
+    save_adapter,
+    write_tensors,
+)
+from tests.tiny_models import build
 
 VARIANTS = {"lora": "other_r4", "rslora": "other_r4_rslora", "dora": "other_r4_dora"}
 
@@ -115,6 +122,16 @@ def test_a_version_of_one_registry_can_be_added_to_another(
     assert (copied.digest, copied.manifest) == (adapter.digest, adapter.manifest)
 
 
+def test_a_registered_version_is_a_folder_that_plain_peft_loads(
+    peft_folders: dict[str, Path], base_folder: Path, registry: AdapterRegistry
+) -> None:
+    cli.main(["add", str(peft_folders["patterns"]), "--name", "sentiment"])
+
+    loaded = logits(base_folder, registry.resolve("sentiment").folder)
+    assert torch.equal(loaded, logits(base_folder, peft_folders["patterns"]))
+    assert not torch.equal(loaded, logits(base_folder, peft_folders["lora"]))
+
+
 def test_what_is_odd_about_an_accepted_folder_is_told(
     copy: MakeCopy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,8 +210,6 @@ def test_unfit_adapters_are_refused_with_the_reason_and_change_nothing(
 def test_an_adapter_made_for_a_wider_base_is_refused(
     tmp_path: Path, registry: AdapterRegistry
 ) -> None:
-    from tests.tiny_models import build
-
     base = build("llama", tmp_path / "wide", hidden_size=128, intermediate_size=256)
     folder = save_adapter(base, tmp_path / "adapter")
 

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest, first_problem
+from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.peft_config import parse_config
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.source import PeftFolder, read_peft_folder
-from finlora.adapters.validation import check_compatible, max_weights_bytes, parse_weights
+from finlora.adapters.validation import max_weights_bytes, parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import AdapterError

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from finlora.adapters.adapter import Adapter
+from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.registry import AdapterRegistry
-from finlora.adapters.validation import check_compatible, parse_weights
+from finlora.adapters.validation import parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import AdapterError

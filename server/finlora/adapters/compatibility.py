@@ -1,0 +1,61 @@
+"""Whether what a manifest says of an adapter fits the serving base. Looks at no weights."""
+
+from finlora.adapters.adapter import Adapter, Manifest
+from finlora.bases.spec import BaseSpec
+from finlora.config import Quantization
+from finlora.errors import AdapterIncompatibleError
+from finlora.prompts import PromptTemplate, prompt_format_hash
+
+
+def check_compatible(
+    adapter: Adapter | Manifest, spec: BaseSpec, quantization: Quantization, *, strict: bool
+) -> list[str]:
+    """Warnings about facts that are unknown or differ harmlessly from the serving base.
+
+    Raises AdapterIncompatibleError for another base or tokenizer, and with `strict` also for
+    another or unknown quantisation.
+    """
+    manifest = adapter.manifest if isinstance(adapter, Adapter) else adapter
+    warnings = [
+        *_check_identity("base", manifest.base_fingerprint, spec.fingerprint, spec.name),
+        *_check_identity("tokenizer", manifest.tokenizer_hash, spec.tokenizer_hash, spec.name),
+    ]
+    if _prompt_format_changed(manifest):
+        warnings.append(
+            "trained with another prompt format than this version's: answers may suffer"
+        )
+    difference = _quantization_difference(manifest, quantization)
+    if difference is not None and strict:
+        raise AdapterIncompatibleError(difference)
+    return warnings if difference is None else [*warnings, difference]
+
+
+def _check_identity(what: str, recorded: str | None, actual: str, base: str) -> list[str]:
+    if recorded is None:
+        return [f"not recorded which {what} the adapter was trained on"]
+    if recorded != actual:
+        raise AdapterIncompatibleError(
+            f"trained on another {what}: {recorded[:12]}, {base} has {actual[:12]}"
+        )
+    return []
+
+
+def _prompt_format_changed(manifest: Manifest) -> bool:
+    recorded, template = manifest.prompt_format_hash, manifest.prompt_template
+    if recorded is None or manifest.eos_token_ids is None:
+        return False
+    rendered = None if template is None else PromptTemplate(template)
+    return recorded != prompt_format_hash(rendered, manifest.eos_token_ids)
+
+
+def _quantization_difference(manifest: Manifest, serving: Quantization) -> str | None:
+    trained = manifest.quantization
+    if trained.type == "unknown":
+        return "not recorded which quantisation the adapter was trained on"
+    if trained.type != serving:
+        return f"trained on a {trained.type} base, served on {serving}"
+    if serving is Quantization.NF4 and trained.double_quant is False:
+        return "trained on nf4 without double quantisation, served with it"
+    if serving is Quantization.NF4 and trained.block_size not in (None, 64):
+        return f"trained on nf4 with block size {trained.block_size}, served with 64"
+    return None
