@@ -8,15 +8,12 @@ Every round starts each server anew and gives it prompts that no round before ha
 import argparse
 import asyncio
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -25,11 +22,10 @@ from finlora.config import DEFAULT_BASE
 from loadtest.peers import report
 from loadtest.peers.candidates import Candidate, Material, found
 from loadtest.peers.load import DEFAULT_DATA, Load, Mix, Result, measure
+from loadtest.peers.machine import machine_facts
 from loadtest.peers.make_adapters import make_adapters
 from loadtest.peers.process import free_port, serving
 from loadtest.peers.prompts import fresh_prompts, read_contexts
-
-PACKAGES = ("finlora", "torch", "transformers", "peft", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -135,33 +131,13 @@ def publish(runs: list[Run], load: Load, output: Path) -> None:
     (output / "table.md").write_text(text)
     report.picture(rounds, title, output / "requests.png")
     record = {
-        "machine": machine(),
+        "machine": machine_facts(),
         "load": asdict(load),
         "runs": [asdict(run) for run in runs],
         "ratios": {name: asdict(ratio) for name, ratio in report.ratios(rounds).items()},
     }
     (output / "results.json").write_text(json.dumps(record, indent=2) + "\n")
     _say("", text)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "physical_cores": psutil.cpu_count(logical=False),
-        "memory_bytes": psutil.virtual_memory().total,
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    if not file.exists():
-        return platform.processor()
-    names = (line for line in file.read_text().splitlines() if line.startswith("model name"))
-    return next(names, "unknown").partition(":")[2].strip()
 
 
 def _line(run: Run) -> str:
@@ -187,19 +163,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", default=DEFAULT_BASE, help="embedded base, local folder or hub id")
-    add("--adapters", type=int, default=4, help="how many adapters are mixed")
+    add("--adapters", type=_positive, default=4, help="how many adapters are mixed")
     add("--mix", type=Mix, choices=list(Mix), default=Load.mix)
-    add("--rounds", type=int, default=3)
-    add("-c", "--clients", type=int, default=Load.clients)
-    add("-n", "--requests", type=int, default=Load.requests, help="timed requests in a round")
-    add("--slow-requests", type=int, default=64, help="the same for a server marked slow (peft)")
+    add("--rounds", type=_positive, default=3)
+    add("-c", "--clients", type=_positive, default=Load.clients)
+    add("-n", "--requests", type=_positive, default=Load.requests, help="timed ones in a round")
+    add("--slow-requests", type=_positive, default=64, help="the same for a slow server (peft)")
     add("--warmup", type=int, default=Load.warmup, help="requests before the clock starts")
-    add("--max-tokens", type=int, default=Load.max_tokens)
+    add("--max-tokens", type=_positive, default=Load.max_tokens)
     add("--data", type=Path, default=DEFAULT_DATA, help="JSONL file with a `context` in each row")
     add("--only", help="names of the servers to run, with commas between")
     add("--server-args", default="", help="further flags for `finlora serve`")
     add("--output", type=Path, help="folder for the results (default: a new one in build/)")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.peers.load import DEFAULT_DATA, Load
 from loadtest.peers.prompts import fresh_prompts, read_contexts
 
 CONTEXTS = [
@@ -42,3 +43,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(ValueError, match="no rows"):
         read_contexts(file)
+
+
+def test_the_headlines_of_this_project_fill_a_round_without_variants() -> None:
+    assert len(read_contexts(DEFAULT_DATA)) >= Load.warmup + Load.requests

@@ -42,3 +42,11 @@ def test_failed_requests_show_in_the_published_figures(tmp_path: Path) -> None:
     publish([run], Load(models=("a0",)), tmp_path)
     assert "| 8 |" in (tmp_path / "table.md").read_text()
     assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["result"]["errors"] == 8
+
+
+@pytest.mark.parametrize("flag", ["--rounds", "--clients", "--requests", "--adapters"])
+def test_nothing_can_be_measured_with_none(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([flag, "0"])
+    assert error.value.code == 2
+    assert "not at least 1" in capsys.readouterr().err
