@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from openai.types import Completion
 from pydantic import SecretStr
 
 import finlora
@@ -45,6 +47,10 @@ def test_unknown_names_never_make_a_series(http: httpx.Client) -> None:
     assert 'finlora_requests_rejected_total{code="model_not_found"}' in metrics
 
 
+def as_served(answer: Completion) -> tuple[str | None, str]:
+    return answer.system_fingerprint, answer.choices[0].text
+
+
 class TestModels:
     """The base and its own adapters, without paths."""
 
@@ -67,6 +73,33 @@ class TestModels:
     def test_missing(self, client: openai.OpenAI, name: str) -> None:
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve(name)
+
+    def test_replaced_under_load_each_request_keeps_its_version(
+        self, client: openai.OpenAI, server: LiveServer
+    ) -> None:
+        registry, spec = server.state.registry, server.state.engine.spec
+        fields: dict[str, Any] = {
+            "prompt": "The bank",
+            "max_tokens": 120,
+            "temperature": 0,
+            "extra_body": {"ignore_eos": True},
+        }
+        old = register(registry.folder, spec, "replaced", seed=11)
+        try:
+            stream = client.completions.create(model="replaced", stream=True, **fields)
+            first = next(stream)
+            new = register(registry.folder, spec, "replaced", seed=12)
+            after = client.completions.create(model="replaced", **fields)
+            text = first.choices[0].text + "".join(part.choices[0].text for part in stream)
+            by_old, by_new = (
+                as_served(client.completions.create(model=adapter.reference, **fields))
+                for adapter in (old, new)
+            )
+        finally:
+            registry.remove("replaced")
+        assert (first.system_fingerprint, text) == by_old
+        assert as_served(after) == by_new
+        assert by_old != by_new
 
     def test_an_adapter_added_later_is_served(
         self, client: openai.OpenAI, server: LiveServer

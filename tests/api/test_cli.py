@@ -139,9 +139,11 @@ def test_an_interrupt_while_it_loads_ends_it(settings: Settings) -> None:
 
 
 def test_a_base_that_is_not_there_is_one_line(settings: Settings, tmp_path: Path) -> None:
-    missing = settings.model_copy(update={"model": str(tmp_path / "missing")})
-    with started(missing) as process:
-        assert process.wait(DEADLINE_SECONDS) == 1
+    command = [*SERVE, "--port", "0", "--model", str(tmp_path / "missing")]
+    command += ["--registry", str(settings.registry)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"finlora serve: .*missing.*\n", ended.stderr)
 
 
 def test_a_used_port_is_named() -> None:

@@ -1,5 +1,6 @@
 """The HTTP application: routers, the key they need, and the engine's life."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,8 @@ from finlora.config import Settings
 
 def create_app(settings: Settings) -> FastAPI:
     """An application that loads its engine when it starts."""
-    return app_of(ServerState(settings))
+    # Whoever launches this is uvicorn or stands in for it: its log is where people look.
+    return app_of(ServerState(settings, on_phase=logging.getLogger("uvicorn.error").info))
 
 
 def app_of(state: ServerState) -> FastAPI:

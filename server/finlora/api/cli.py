@@ -12,6 +12,7 @@ from typing import Any, get_args
 import uvicorn
 from pydantic.fields import FieldInfo
 from rich.console import Console
+from rich.text import Text
 
 from finlora.api.app import app_of
 from finlora.api.auth import check_exposure
@@ -22,6 +23,8 @@ from finlora.config import Settings, load_settings
 from finlora.errors import ConfigError
 
 BACKLOG = 2048
+# Longer than clients and proxies keep an idle connection, so that it is they who close it.
+KEEP_ALIVE_SECONDS = 75
 
 
 def main(argv: list[str]) -> int:
@@ -82,7 +85,8 @@ def _serve(settings: Settings, listener: socket.socket, console: Console) -> Non
     started = time.monotonic()
 
     def show(phase: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/]  {phase}")
+        seconds = (f"{time.monotonic() - started:6.1f} s  ", "dim")
+        console.print(Text.assemble(seconds, phase), soft_wrap=True)
 
     state = ServerState(settings, on_phase=show)
     config = uvicorn.Config(
@@ -92,6 +96,7 @@ def _serve(settings: Settings, listener: socket.socket, console: Console) -> Non
         access_log=False,
         server_header=False,
         lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         # Ours ends first, so that whoever is cut off is told so.
         timeout_graceful_shutdown=settings.shutdown_seconds + 5,
     )

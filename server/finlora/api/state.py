@@ -31,9 +31,7 @@ logger = logging.getLogger(__name__)
 class ServerState:
     """Owns the engine from loading to its stop."""
 
-    def __init__(
-        self, settings: Settings, *, on_phase: Callable[[str], None] = logger.info
-    ) -> None:
+    def __init__(self, settings: Settings, *, on_phase: Callable[[str], None]) -> None:
         self.settings = settings
         self._on_phase = on_phase
         self.registry = open_registry(settings)
@@ -125,7 +123,8 @@ class ServerState:
         except Exception as error:
             logger.debug("loading failed", exc_info=True)
             self.failure = error
-            self.phase = "failed"
+            self.phase = "failed"  # /ready is open to everybody: it shows no reason
+            self._on_phase(f"failed: {error}")
         with contextlib.suppress(RuntimeError):  # the loop is gone: the server stopped meanwhile
             loop.call_soon_threadsafe(self._loaded.set)
 
