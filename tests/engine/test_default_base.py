@@ -1,6 +1,6 @@
 """On the embedded base in NF4 and bf16, as it is served."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,24 +57,32 @@ def _adapter(folder: Path, seed: int, **options: object) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_engine(
-    adapters: tuple[AdapterRegistry, list[Adapter]],
-) -> Iterator[Callable[..., EngineUnderTest]]:
-    made: list[EngineUnderTest] = []
-
-    def make(**settings: object) -> EngineUnderTest:
-        base = load_base(DEFAULT_BASE, Quantization.NF4)
-        made.append(EngineUnderTest(base, adapters[0], **settings))
-        made[-1].warm(adapters[1])
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
+def _engine(
+    adapters: tuple[AdapterRegistry, list[Adapter]], **settings: object
+) -> Iterator[EngineUnderTest]:
+    engine = EngineUnderTest(load_base(DEFAULT_BASE, Quantization.NF4), adapters[0], **settings)
+    engine.warm(adapters[1])
+    yield engine
+    engine.close()
 
 
-def mixed_rows(engine: EngineUnderTest, adapters: list[Adapter], count: int = 14) -> Rows:
+@pytest.fixture(scope="module")
+def engine(adapters: tuple[AdapterRegistry, list[Adapter]]) -> Iterator[EngineUnderTest]:
+    yield from _engine(adapters)
+
+
+@pytest.fixture(scope="module")
+def chunked(adapters: tuple[AdapterRegistry, list[Adapter]]) -> Iterator[EngineUnderTest]:
+    """Takes so few tokens a step that every prompt is cut."""
+    yield from _engine(adapters, max_num_batched_tokens=23)
+
+
+@pytest.fixture(scope="module")
+def one_slot(adapters: tuple[AdapterRegistry, list[Adapter]]) -> Iterator[EngineUnderTest]:
+    yield from _engine(adapters, max_loras=1, adapter_cache_bytes=1)
+
+
+def mixed_rows(engine: EngineUnderTest, adapters: list[Adapter], count: int = 8) -> Rows:
     choices = [None, *adapters]
     texts = [PROMPT.format(HEADLINES[i % len(HEADLINES)]) for i in range(count)]
     return [
@@ -85,14 +93,13 @@ def mixed_rows(engine: EngineUnderTest, adapters: list[Adapter], count: int = 14
 
 @pytest.mark.parametrize("rank_limit", [0, 64, 10**6])
 def test_logits_are_bit_equal_alone_and_in_a_mixed_batch(
-    make_engine: Callable[..., EngineUnderTest],
+    engine: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
     monkeypatch: pytest.MonkeyPatch,
     rank_limit: int,
 ) -> None:
     """Whichever LoRA path the batch takes: alone a row takes the concatenated one at limit 64."""
     monkeypatch.setattr("finlora.engine.lora.MAX_CONCATENATED_RANK", rank_limit)
-    engine = make_engine()
     params = replace(GREEDY, max_tokens=3)
     rows = mixed_rows(engine, adapters[1])
     together = engine.run(rows, params)
@@ -102,40 +109,58 @@ def test_logits_are_bit_equal_alone_and_in_a_mixed_batch(
         assert all(torch.equal(a, b) for a, b in zip(logits, logits_alone, strict=True))
 
 
-def test_chunks_change_logits_by_no_more_than_packing_does(
-    make_engine: Callable[..., EngineUnderTest],
+def test_logits_are_bit_equal_whole_and_in_chunks(
+    engine: EngineUnderTest,
+    chunked: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
 ) -> None:
-    """Attention over a chunk sums in another order than over the whole prompt; nothing else does.
-
-    Packing changes log-probabilities by 0.1 in the mean (golden.py); the bound allows for the tail.
-    """
-    engine, chunked = make_engine(), make_engine(max_num_batched_tokens=32)
     params = replace(GREEDY, max_tokens=1)
     rows = mixed_rows(engine, adapters[1])
+    for (_, whole), (_, chunks) in zip(
+        engine.run(rows, params), chunked.run(rows, params), strict=True
+    ):
+        assert torch.equal(whole[0], chunks[0])
+    assert any(s.start and s.num_tokens > 1 for b in chunked.recorder.batches for s in b.sequences)
+
+
+def test_computing_a_decoded_token_again_changes_little(
+    engine: EngineUnderTest,
+    adapters: tuple[AdapterRegistry, list[Adapter]],
+) -> None:
+    """After a preemption, decoded tokens come back through prefill.
+
+    Only their attention sums in another order. Packing, for comparison, changes log-probabilities
+    by 0.1 in the mean (golden.py).
+    """
+    rows = mixed_rows(engine, adapters[1])
+    decoded = engine.run(rows, replace(GREEDY, max_tokens=4))
+    again = engine.run(
+        [
+            (prompt + list(tokens[:3]), adapter)
+            for (prompt, adapter), (tokens, _) in zip(rows, decoded, strict=True)
+        ],
+        replace(GREEDY, max_tokens=1),
+    )
     differences = [
-        (whole[0].float().log_softmax(-1) - chunks[0].float().log_softmax(-1)).abs().mean().item()
-        for (_, whole), (_, chunks) in zip(
-            engine.run(rows, params), chunked.run(rows, params), strict=True
-        )
+        (one[3].float().log_softmax(-1) - other[0].float().log_softmax(-1)).abs().mean().item()
+        for (_, one), (_, other) in zip(decoded, again, strict=True)
     ]
     assert max(differences) < 0.25
 
 
 @pytest.mark.slow
 def test_a_thousand_loads_leave_memory_flat(
-    make_engine: Callable[..., EngineUnderTest],
+    one_slot: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
 ) -> None:
-    engine = make_engine(max_loras=1, adapter_cache_bytes=1)
     params = replace(GREEDY, max_tokens=1)
-    token_ids = engine.tokenizer.encode("Profit rose").ids
+    token_ids = one_slot.tokenizer.encode("Profit rose").ids
     process = psutil.Process()
     resident = []
     for cycle in range(1000):  # two adapters take the one slot from each other
-        engine.run([(token_ids, adapters[1][cycle % 2])], params)
-        engine.recorder.clear()
+        one_slot.run([(token_ids, adapters[1][cycle % 2])], params)
+        one_slot.recorder.clear()
         if cycle in (200, 999):
             resident.append(process.memory_info().rss)
-    assert engine.engine.stats().num_adapters["slot"] == 1
+    assert one_slot.engine.stats().num_adapters["slot"] == 1
     assert resident[1] - resident[0] < 20 * 2**20

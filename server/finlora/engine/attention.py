@@ -1,9 +1,13 @@
 """Attention over the paged KV cache for a packed batch, plugged into transformers' models.
 
 The batch is one row of tokens [1, T]: first the sequences that add one token (decode), then those
-that add several (prefill chunks). Only attention knows where one sequence ends and the next begins.
+that add several (prefill). Prefill runs in blocks of positions [64 b, 64 b + 64): a position always
+sits in the same row of the same block and sees the same padded keys, so what it computes does not
+depend on where its prompt was cut, on the prefix cache, or on other sequences; not even in the last
+bit. Sequences that are in the same block share a call.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from finlora.engine.kv_cache import CONTEXT_PADDING
 
 IMPLEMENTATION = "finlora_paged"
+BLOCK = CONTEXT_PADDING  # positions in a prefill block; keys are padded to its end
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -37,44 +44,34 @@ class DecodeGroup:
         key = (window, dtype)
         if key not in self._biases:
             keys = torch.arange(self.padded_length, device=self.positions.device)
-            last = self.positions[:, None]
-            visible = keys <= last
-            if window is not None:
-                visible &= keys > last - window
-            bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-            bias.masked_fill_(~visible, float("-inf"))
+            bias = _bias(self.positions[:, None], keys, window, dtype)
             self._biases[key] = bias[:, None, None, :]
         return self._biases[key]
 
 
 @dataclass(slots=True)
-class PrefillChunk:
-    """Several new tokens of one sequence: rows [start, stop) of the batch."""
+class BlockGroup:
+    """Sequences with new tokens in the positions [BLOCK * index, BLOCK * index + BLOCK)."""
 
-    start: int
-    stop: int
-    first_position: int
-    pages: Tensor | None  # [context length], None when the chunk is the whole context
-    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    index: int
+    pages: Tensor  # [num_seqs * BLOCK * (index + 1)]
+    queries: Tensor  # [num_seqs * BLOCK], row of the batch for each position; any where none is new
+    rows: Tensor  # [num_new], rows of the batch that are new here
+    places: Tensor  # [num_new], where among `queries` each of them is
+    _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, device: torch.device) -> Tensor | None:
-        """Boolean mask [num_new, context]; None when plain causal attention is meant."""
-        length = self.first_position + self.stop - self.start
-        if window is not None and window >= length:
-            window = None
-        if window not in self._masks:
-            self._masks[window] = self._build_mask(window, length, device)
-        return self._masks[window]
+    @property
+    def context_length(self) -> int:
+        """Keys that a block of queries is shown, masked ones included."""
+        return BLOCK * (self.index + 1)
 
-    def _build_mask(self, window: int | None, length: int, device: torch.device) -> Tensor | None:
-        if self.pages is None and window is None:
-            return None
-        queries = torch.arange(self.first_position, length, device=device)[:, None]
-        keys = torch.arange(length, device=device)[None, :]
-        visible = keys <= queries
-        if window is not None:
-            visible &= keys > queries - window
-        return visible
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Additive mask [BLOCK, context_length]; made once per step and window."""
+        key = (window, dtype)
+        if key not in self._biases:
+            keys = torch.arange(self.context_length, device=self.pages.device)
+            self._biases[key] = _bias(keys[-BLOCK:, None], keys, window, dtype)
+        return self._biases[key]
 
 
 @dataclass(slots=True)
@@ -84,7 +81,7 @@ class AttentionBatch:
     pools: list[Tensor]  # per layer [pages, 2, kv heads, head size]
     new_pages: Tensor  # [T], page of each new token
     decode: DecodeGroup | None
-    prefills: list[PrefillChunk]
+    blocks: list[BlockGroup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,34 +93,21 @@ class SequenceSpan:
     num_tokens: int
 
 
-def build_batch(
-    pools: list[Tensor], table: npt.NDArray[np.int64], spans: list[SequenceSpan]
-) -> AttentionBatch:
+def build_batch(pools: list[Tensor], table: Ids, spans: list[SequenceSpan]) -> AttentionBatch:
     """Describe a packed batch; spans of one token must come first, pages be already assigned."""
     device = pools[0].device
     num_decodes = sum(span.num_tokens == 1 for span in spans)
-    new_pages = np.concatenate(
-        [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
-    )
-    prefills = []
-    offset = num_decodes
-    for span in spans[num_decodes:]:
-        stop = offset + span.num_tokens
-        pages = None
-        if span.start:
-            pages = torch.from_numpy(table[span.row, : span.start + span.num_tokens]).to(device)
-        prefills.append(PrefillChunk(offset, stop, span.start, pages))
-        offset = stop
+    new_pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
     return AttentionBatch(
         pools=pools,
-        new_pages=torch.from_numpy(new_pages).to(device),
+        new_pages=torch.from_numpy(np.concatenate(new_pages)).to(device),
         decode=_decode_group(table, spans[:num_decodes], device),
-        prefills=prefills,
+        blocks=_block_groups(table, spans[num_decodes:], num_decodes, device),
     )
 
 
 def _decode_group(
-    table: npt.NDArray[np.int64], spans: list[SequenceSpan], device: torch.device
+    table: Ids, spans: list[SequenceSpan], device: torch.device
 ) -> DecodeGroup | None:
     if not spans:
         return None
@@ -133,6 +117,49 @@ def _decode_group(
     positions = np.array([span.start for span in spans], np.int64)
     return DecodeGroup(
         torch.from_numpy(pages).to(device), torch.from_numpy(positions).to(device), padded
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The part of a span that lies in one block."""
+
+    table_row: int
+    batch_row: int  # of its first token
+    offset: int  # of its first token in the block
+    num_tokens: int
+
+
+def _block_groups(
+    table: Ids, spans: list[SequenceSpan], first_row: int, device: torch.device
+) -> list[BlockGroup]:
+    pieces: dict[int, list[_Piece]] = defaultdict(list)
+    batch_row = first_row
+    for span in spans:
+        position, stop = span.start, span.start + span.num_tokens
+        while position < stop:
+            index, offset = divmod(position, BLOCK)
+            num_tokens = min(BLOCK - offset, stop - position)
+            pieces[index].append(_Piece(span.row, batch_row, offset, num_tokens))
+            position += num_tokens
+            batch_row += num_tokens
+    return [_block_group(table, index, group, device) for index, group in pieces.items()]
+
+
+def _block_group(table: Ids, index: int, pieces: list[_Piece], device: torch.device) -> BlockGroup:
+    pages = table[[piece.table_row for piece in pieces], : BLOCK * (index + 1)]
+    rows = np.concatenate([np.arange(p.batch_row, p.batch_row + p.num_tokens) for p in pieces])
+    places = np.concatenate(
+        [np.arange(p.offset, p.offset + p.num_tokens) + BLOCK * i for i, p in enumerate(pieces)]
+    )
+    queries = np.full(len(pieces) * BLOCK, rows[0])
+    queries[places] = rows
+    return BlockGroup(
+        index,
+        pages=torch.from_numpy(pages.reshape(-1)).to(device),
+        queries=torch.from_numpy(queries).to(device),
+        rows=torch.from_numpy(rows).to(device),
+        places=torch.from_numpy(places).to(device),
     )
 
 
@@ -155,20 +182,17 @@ def paged_attention(
     Returns [1, T, heads, size]. `attention_mask` is None by our mask function; dropout is 0 here.
     """
     pool = attention_batch.pools[module.layer_idx]  # type: ignore[index]
-    # [T, kv heads, size]
     new = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
-    pool.index_copy_(0, attention_batch.new_pages, new)
+    pool.index_copy_(0, attention_batch.new_pages, new)  # [T, 2, kv heads, size]
     query = query[0].transpose(0, 1)  # [T, heads, size]
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     decode = attention_batch.decode
     if decode is not None:
-        rows = slice(0, decode.num_seqs)
-        output[rows] = _decode(query[rows], pool, decode, scaling, sliding_window, softcap)
-    for chunk in attention_batch.prefills:
-        rows = slice(chunk.start, chunk.stop)
-        own = new[rows] if chunk.pages is None else pool.index_select(0, chunk.pages)
-        mask = chunk.mask(sliding_window, query.device)
-        output[rows] = _prefill(query[rows], own, mask, scaling, softcap)
+        own = query[: decode.num_seqs]
+        output[: decode.num_seqs] = _decode(own, pool, decode, scaling, sliding_window, softcap)
+    for block in attention_batch.blocks:
+        attended = _prefill(query, pool, block, scaling, sliding_window, softcap)
+        output.index_copy_(0, block.rows, attended)
     return output[None], None
 
 
@@ -181,11 +205,9 @@ def _decode(
     softcap: float | None,
 ) -> Tensor:
     num_seqs, num_heads, size = query.shape
-    num_kv_heads = pool.shape[2]
-    context = pool.index_select(0, group.pages)
-    context = context.view(num_seqs, group.padded_length, 2, num_kv_heads, size)
-    key, value = context[:, :, 0].transpose(1, 2), context[:, :, 1].transpose(1, 2)
+    key, value = _context(pool, group.pages, num_seqs)
     # The heads that share a key head become its queries: no key is repeated.
+    num_kv_heads = key.shape[1]
     grouped = query.reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, size)
     bias = group.bias(window, query.dtype)
     attended = _attend(grouped, key, value, bias, scaling, softcap)
@@ -194,30 +216,27 @@ def _decode(
 
 def _prefill(
     query: Tensor,
-    context: Tensor,
-    mask: Tensor | None,
+    pool: Tensor,
+    group: BlockGroup,
     scaling: float | None,
+    window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    num_groups = query.shape[1] // context.shape[2]
-    key = context[:, 0].transpose(0, 1).repeat_interleave(num_groups, 0)[None]
-    value = context[:, 1].transpose(0, 1).repeat_interleave(num_groups, 0)[None]
-    queries = query.transpose(0, 1)[None]  # [1, heads, new, size]
-    if mask is None and softcap is None:
-        attended = F.scaled_dot_product_attention(
-            queries, key, value, is_causal=True, scale=scaling
-        )
-    else:
-        attended = _attend(queries, key, value, _as_bias(mask, queries), scaling, softcap)
-    return attended[0].transpose(0, 1)
+    num_heads, size = query.shape[1:]
+    num_seqs = group.queries.shape[0] // BLOCK
+    key, value = _context(pool, group.pages, num_seqs)
+    queries = query.index_select(0, group.queries).view(num_seqs, BLOCK, num_heads, size)
+    bias = group.bias(window, query.dtype)
+    attended = _attend(queries.transpose(1, 2), key, value, bias, scaling, softcap)
+    attended = attended.transpose(1, 2).reshape(num_seqs * BLOCK, num_heads, size)
+    return attended.index_select(0, group.places)
 
 
-def _as_bias(mask: Tensor | None, query: Tensor) -> Tensor:
-    if mask is None:
-        length = query.shape[-2]
-        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril_()
-    bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
-    return bias.masked_fill_(~mask, float("-inf"))
+def _context(pool: Tensor, pages: Tensor, num_seqs: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [num_seqs, kv heads, context, size] of equally many pages for each."""
+    context = pool.index_select(0, pages)
+    context = context.view(num_seqs, pages.shape[0] // num_seqs, *pool.shape[1:])
+    return context[:, :, 0].transpose(1, 2), context[:, :, 1].transpose(1, 2)
 
 
 def _attend(
@@ -228,13 +247,27 @@ def _attend(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
+    """[seqs, heads, queries, size]; key and value may have fewer heads."""
     if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True
+        )
     # No fused kernel knows soft-capped scores (Gemma 2).
+    num_groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(num_groups, 1) for t in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(-1, -2)).float() * scale
     scores = softcap * torch.tanh(scores / softcap) + bias
     return torch.matmul(scores.softmax(-1).to(query.dtype), value)
+
+
+def _bias(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where a key is no later than its query and inside the window, -inf elsewhere."""
+    visible = keys <= queries
+    if window is not None:
+        visible &= keys > queries - window
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return bias.masked_fill_(~visible, float("-inf"))
 
 
 def _no_mask(*_: object, **__: object) -> None:
