@@ -98,7 +98,13 @@ def serving(settings: Settings) -> Iterator[LiveServer]:
 
 
 def register(
-    folder: Path, spec: BaseSpec, name: str, *, seed: int, fingerprint: str | None = None
+    folder: Path,
+    spec: BaseSpec,
+    name: str,
+    *,
+    seed: int,
+    fingerprint: str | None = None,
+    created: str | None = None,
 ) -> Adapter:
     """A random adapter on the attention layers, strong enough to change the answers."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
@@ -116,7 +122,7 @@ def register(
         tokenizer_hash=spec.tokenizer_hash,
         task="sentiment",
         labels=["negative", "positive"],
-        created="2026-01-02T03:04:05+00:00",
+        created=created,
     )
     config_bytes = json.dumps(config).encode()
     return AdapterRegistry(folder).register(name, "tiny", config_bytes, save(tensors), manifest)

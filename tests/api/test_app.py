@@ -1,6 +1,7 @@
 """Probes, models, keys: what surrounds the completions."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,7 @@ class TestModels:
         assert models["tiny-llama"]["parent"] is None
         assert models["news"]["parent"] == models["news"]["root"] == "tiny-llama"
         assert models["news"]["created"] == 1767323045
+        assert abs(models["tweets"]["created"] - time.time()) < 3600
         assert str(server.state.registry.folder) not in str(models)
 
     def test_one(self, client: openai.OpenAI, server: LiveServer) -> None:

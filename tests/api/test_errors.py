@@ -49,6 +49,7 @@ def subclasses(cls: type[FinLoRAError]) -> Iterator[type[FinLoRAError]]:
         (VALID | {"model": "stranger"}, 404, "model", "model_not_found"),
         (VALID | {"prompt": [1] * 300}, 400, "prompt", "context_length_exceeded"),
         (VALID | {"max_tokens": 300}, 400, "prompt", "context_length_exceeded"),
+        (VALID | {"prompt": "a" * 10_000}, 400, "prompt", "context_length_exceeded"),
         (VALID | {"prompt": "a" * 150_000}, 400, "prompt", "context_length_exceeded"),
         (VALID | {"prompt": ""}, 400, "prompt", "invalid_value"),
         (VALID | {"prompt": [512]}, 400, "prompt", "invalid_value"),

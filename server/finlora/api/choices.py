@@ -9,7 +9,6 @@ from finlora.api.encoding import EncodedPrompt
 from finlora.api.protocol import Choice, Logprobs
 from finlora.api.tokens import TextCursor, Vocabulary
 from finlora.engine.request import FinishReason, RequestOutput, TokenLogprob
-from finlora.errors import EngineStoppedError
 
 # JSON has no -Infinity; a token that cannot be drawn gets this, as in other servers.
 LOWEST_LOGPROB = -9999.0
@@ -45,9 +44,7 @@ class ChoiceBuilder:
         self._pending: deque[_Entry] = deque()
 
     def add(self, output: RequestOutput) -> Choice:
-        """The part that this output adds. Raises EngineStoppedError when the engine gave up."""
-        if output.finish_reason is FinishReason.ABORT:
-            raise EngineStoppedError("the request was aborted")
+        """The part that this output adds."""
         text = output.text
         if self._echo:
             self._echo = False
