@@ -37,7 +37,7 @@ def entry() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="finlora-train", description="Train a LoRA adapter on a quantised base."
+        prog="finlora train", description="Train a LoRA adapter on a quantised base."
     )
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
