@@ -1,6 +1,7 @@
 """Exact label probabilities from the serving engine: what a client would be answered."""
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 
 from finlora.adapters.adapter import Adapter
@@ -17,6 +18,8 @@ class LabelScorer:
 
     def __init__(self, engine: LLMEngine) -> None:
         self._engine = engine
+        self._loaded = threading.Event()
+        engine.adapters.on_loaded = self._loaded.set
 
     def probabilities(
         self,
@@ -42,9 +45,13 @@ class LabelScorer:
         """Log-probability of the last `length` tokens of every sequence."""
         sums = [0.0] * len(sequences)
         for start in range(0, len(sequences), MAX_QUEUED):
-            stop = min(start + MAX_QUEUED, len(sequences))
-            for i in range(start, stop):
-                request = self._engine.make_request(str(i), sequences[i], PARAMS, adapter=adapter)
+            chunk = range(start, min(start + MAX_QUEUED, len(sequences)))
+            # All are checked before any is queued: one that is refused leaves nothing behind.
+            requests = [
+                self._engine.make_request(str(i), sequences[i], PARAMS, adapter=adapter)
+                for i in chunk
+            ]
+            for request in requests:
                 self._engine.add_request(request)
             for output in self._outputs():
                 i = int(output.request_id)
@@ -54,11 +61,14 @@ class LabelScorer:
 
     def _outputs(self) -> Iterator[RequestOutput]:
         while self._engine.has_requests:
+            self._loaded.clear()
             for output in self._engine.step():
                 if output.error is not None:
                     self._engine.fail_all(output.error)
                     raise output.error
                 yield output
+            if self._engine.last_step_was_idle and self._engine.has_requests:
+                self._loaded.wait()
 
 
 def _normalised(logprobs: list[float]) -> list[float]:

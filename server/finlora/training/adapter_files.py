@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from finlora.adapters.validation import KEY_PREFIX
-from finlora.training.config import TrainingConfig
+from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.lora_layer import TrainableLoRA
 
 
@@ -51,9 +51,16 @@ def _peft_config(
         use_rslora=config.peft_use_rslora,
         use_dora=config.peft_use_dora,
         init_lora_weights="gaussian" if config.init_lora_weights == "gaussian" else True,
-        target_modules=sorted({name.rpartition(".")[2] for name in layers}),
+        target_modules=_targets(layers, config),
     ).to_dict()
     return {key: sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
+
+
+def _targets(layers: Mapping[str, TrainableLoRA], config: TrainingConfig) -> list[str]:
+    """PEFT matches the ends of names, as we do; only our word for "all" is not its own."""
+    if config.lora_target_modules == ALL_LINEAR:
+        return sorted({name.rpartition(".")[2] for name in layers})
+    return sorted(config.lora_target_modules)
 
 
 def _as_written(alpha: float) -> Any:

@@ -45,7 +45,7 @@ class TrainingConfig(BaseModel):
     base_model: str = DEFAULT_BASE
     dataset_path: Annotated[list[str], BeforeValidator(_as_list)] = []
     lora_r: Annotated[int, Field(ge=1, le=512)] = 8
-    lora_alpha: Annotated[float, Field(gt=0, le=65536)] = 16
+    lora_alpha: Annotated[float, Field(gt=0, le=65536)] = 16.0
     quant_bits: Literal[4, 8, 16] = 4
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     num_epochs: PositiveInt = 4

@@ -44,12 +44,17 @@ def prepare(config: TrainingConfig, rows: list[Row], *, device: str) -> Workshop
     if base.device.type == "cpu":
         # For rows of a few hundred tokens twice as fast as the fused kernel's backward pass.
         base.model.set_attn_implementation("eager")
-    names = target_layers(base.spec, config.lora_target_modules)
-    layers = attach(base.model, base.spec, names, _settings(config), seed=config.seed)
+    layers = attach_layers(base, config)
     eos = eos_token_id(base.tokenizer, base.spec.eos_token_ids)
     encoder = ExampleEncoder(base.tokenizer, eos)
     examples = encode_rows(rows, encoder, config)
     return Workshop(base, layers, encoder, eos, examples)
+
+
+def attach_layers(base: LoadedBase, config: TrainingConfig) -> dict[str, TrainableLoRA]:
+    """Put a trainable update around every target layer of the base."""
+    names = target_layers(base.spec, config.lora_target_modules)
+    return attach(base.model, base.spec, names, _settings(config), seed=config.seed)
 
 
 def target_layers(spec: BaseSpec, targets: list[str] | str) -> list[str]:

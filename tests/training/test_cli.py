@@ -1,0 +1,150 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.registry import AdapterRegistry
+from finlora.adapters.validation import parse_weights
+from finlora.bases.spec import BaseSpec
+from finlora.config import Quantization
+from finlora.errors import ConfigError
+from finlora.model import base_spec
+from finlora.training.cli import main
+from tests.training.rows import LABELS, TEMPLATE, write_rows
+
+CONFIG: dict[str, Any] = {
+    "dataset_path": "rows.jsonl",
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "learning_rate": 0.01,
+    "num_epochs": 20,
+    "batch_size": 8,
+    "val_fraction": 0.3,
+    "task": "sentiment",
+    "prompt_template": TEMPLATE.text,
+    "licence": "Apache-2.0",
+    "sources": [{"name": "Rows of the test", "licence": "CC0"}],
+}
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, base_folder: Path) -> Path:
+    write_rows(tmp_path / "rows.jsonl")
+    file = tmp_path / "configs.json"
+    file.write_text(json.dumps({"verbs": {**CONFIG, "base_model": str(base_folder)}}))
+    return file
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+
+
+def test_a_run_registers_an_adapter_that_plain_peft_loads(
+    config_file: Path, base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry_folder = tmp_path / "registry"
+    arguments = ["verbs", "--config", str(config_file), "--registry", str(registry_folder)]
+    assert main([*arguments, "--device", "cpu", "--seed", "3"]) == 0
+    assert "registered verbs@" in capsys.readouterr().err
+
+    registry = AdapterRegistry(registry_folder)
+    adapter = registry.resolve("verbs")
+    spec: BaseSpec = base_spec(str(base_folder))
+    manifest = adapter.manifest
+    assert adapter.variant == "4bits_r8"
+    assert manifest.labels == list(LABELS)
+    assert manifest.quantization.type == "nf4"
+    assert manifest.quantization.double_quant is True
+    assert manifest.eos_token_ids == [2]
+    assert check_compatible(adapter, spec, Quantization.NF4, strict=True) == []
+    layers = parse_weights(adapter.config, registry.read(adapter), spec, max_rank=8)
+    assert layers.keys() == spec.linear_layers.keys()
+
+    scores = manifest.scores or {}
+    assert scores["adapter"]["num_rows"] == (manifest.training or {})["num_valid_rows"]
+    assert scores["adapter"]["accuracy"] > 0.8 > scores["bare_base_on_sample"]["accuracy"]
+    card = (adapter.folder / "README.md").read_text()
+    assert f"finlora-train verbs --config {config_file}" in card
+    assert f"| {scores['adapter']['accuracy']:.3f} |" in card
+    metrics = json.loads((adapter.folder / "metrics.json").read_text())
+    assert metrics["steps"][0]["loss"] > metrics["steps"][-1]["loss"]
+
+    plain = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(plain, adapter.folder).eval()
+    with torch.no_grad():
+        adapted = model(input_ids=torch.tensor([[5, 9, 200]])).logits
+        with model.disable_adapter():
+            bare = model(input_ids=torch.tensor([[5, 9, 200]])).logits
+    assert (adapted - bare).abs().max() > 0.1
+
+
+def test_output_without_registering(config_file: Path, tmp_path: Path) -> None:
+    output, registry = tmp_path / "out", tmp_path / "registry"
+    arguments = ["--set", "num_epochs=1", "--set", "quant_bits=16", "--set", "lora_r=2"]
+    arguments += ["--no-register", "--output", str(output), "--registry", str(registry)]
+    assert main(["verbs", "--config", str(config_file), *arguments]) == 0
+    assert {path.name for path in files_below(output)} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "metrics.json",
+        "README.md",
+    }
+    assert json.loads((output / "manifest.json").read_text())["quantization"]["type"] == "none"
+    assert files_below(registry) == []
+
+
+def test_dry_run_tells_and_writes_nothing(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = tmp_path / "registry"
+    arguments = ["verbs", "--config", str(config_file), "--registry", str(registry)]
+    assert main([*arguments, "--dry-run"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["config"]["learning_rate"] == 0.01
+    assert told["num_train_rows"] + told["num_valid_rows"] == 36
+    assert told["first_row"]["target_token_ids"][-1] == 2
+    assert told["num_trainable_parameters"] > 0
+    assert files_below(registry) == []
+
+
+def test_list_names_the_configurations(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--list"]) == 0
+    assert "tweet-sentiment" in capsys.readouterr().out
+    assert main(["--list", "--config", str(config_file)]) == 0
+    assert "verbs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--set", "learning_rat=1"], "did you mean 'learning_rate'"),
+        (["--set", "learning_rate"], "KEY=VALUE"),
+        (["--set", "dataset_path=none.jsonl"], "there is no data file"),
+        (["--set", "max_seq_len=3"], "longer than max_seq_len=3"),
+        (["--set", 'label_names=["up", "down"]'], "none of the labels"),
+        (["--no-register"], "train for nothing"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_registered(
+    config_file: Path, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    registry = tmp_path / "registry"
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(registry)]
+    with pytest.raises(ConfigError, match=reason):
+        main([*fixed, *arguments])
+    assert files_below(registry) == []
+
+
+def test_without_a_name_it_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "--list" in capsys.readouterr().err

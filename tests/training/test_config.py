@@ -1,0 +1,121 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finlora.config import Quantization
+from finlora.errors import ConfigError
+from finlora.training.config import (
+    SHIPPED_CONFIGS,
+    TrainingConfig,
+    dataset_files,
+    load_config,
+    read_configs,
+)
+
+# As in FinLoRA's own file.
+FINLORA = {
+    "base_model": "meta-llama/Llama-3.1-8B-Instruct",
+    "dataset_path": "../data/train/finlora_sentiment_train.jsonl",
+    "lora_r": 8,
+    "quant_bits": 8,
+    "learning_rate": 1e-4,
+    "num_epochs": 4,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "lora_alpha": 16,
+    "peft_use_dora": True,
+}
+
+
+def write(tmp_path: Path, **configs: Any) -> Path:
+    file = tmp_path / "configs.json"
+    file.write_text(json.dumps(configs))
+    return file
+
+
+def test_a_finlora_file_works_unchanged(tmp_path: Path) -> None:
+    config = load_config("sentiment", write(tmp_path, sentiment=FINLORA), {})
+    assert config.quantization is Quantization.INT8
+    assert config.variant == "8bits_r8_dora"
+    assert config.dataset_path == ["../data/train/finlora_sentiment_train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "variant"),
+    [
+        ({"quant_bits": 4, "lora_r": 4}, "4bits_r4"),
+        ({"quant_bits": 16}, "fp16_r8"),
+        ({"quant_bits": 8, "peft_use_rslora": True}, "8bits_r8_rslora"),
+    ],
+)
+def test_variants_are_named_as_finlora_does(fields: dict[str, Any], variant: str) -> None:
+    assert TrainingConfig(**fields).variant == variant
+
+
+def test_unknown_key_gets_the_nearest_name(tmp_path: Path) -> None:
+    file = write(tmp_path, a={**FINLORA, "learning_rat": 1})
+    with pytest.raises(ConfigError, match="'learning_rat'; did you mean 'learning_rate'"):
+        load_config("a", file, {})
+
+
+def test_unknown_configuration_gets_the_nearest_name(tmp_path: Path) -> None:
+    file = write(tmp_path, sentiment=FINLORA)
+    with pytest.raises(ConfigError, match="'sentimnt'; did you mean 'sentiment'"):
+        load_config("sentimnt", file, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quant_bits", "5"),
+        ("lora_r", "0"),
+        ("learning_rate", "-1"),
+        ("learning_rate", "NaN"),
+        ("num_epochs", "many"),
+        ("val_fraction", "1"),
+        ("lora_target_modules", "everything"),
+        ("init_lora_weights", "pissa"),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path: Path, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        load_config("a", write(tmp_path, a=FINLORA), {key: value})
+
+
+def test_settings_go_over_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, a=FINLORA)
+    overrides = {"lora_r": "4", "dataset_path": "/rows.jsonl", "label_names": '["up", "down"]'}
+    config = load_config("a", file, overrides)
+    assert (config.lora_r, config.dataset_path) == (4, ["/rows.jsonl"])
+    assert config.label_names == ["up", "down"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', "[" * 100_000])
+def test_a_broken_file_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "configs.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"configs\.json"):
+        read_configs(file)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_configs(tmp_path / "none.json")
+
+
+def test_data_paths_count_from_the_given_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").touch()
+    assert dataset_files(["rows.jsonl"], tmp_path) == [tmp_path / "rows.jsonl"]
+    with pytest.raises(ConfigError, match=r"there is no data file .*none\.jsonl"):
+        dataset_files(["none.jsonl"], tmp_path)
+
+
+def test_shipped_configurations_are_valid() -> None:
+    configs = read_configs(SHIPPED_CONFIGS)
+    assert {"tweet-sentiment", "news-sentiment"} <= configs.keys()
+    for name in configs:
+        config = load_config(name, SHIPPED_CONFIGS, {})
+        assert config.template is not None
+        assert config.licence
