@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     max_loras: Annotated[NonNegativeInt, Field(description="adapter slots; 0: no adapters")] = 16
     max_lora_rank: Annotated[int, Field(ge=1, le=512, description="largest rank")] = 64
     kv_cache_bytes: Annotated[PositiveInt, Field(description="memory for keys and values")] = GIB
+    prefix_cache: Annotated[
+        bool, Field(description="share keys and values of equal beginnings")
+    ] = True
     adapter_cache_bytes: Annotated[
         PositiveInt, Field(description="memory for adapters waiting outside the slots")
     ] = GIB

@@ -11,12 +11,12 @@ from torch import Tensor
 from finlora.adapters.adapter import Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
+from finlora.engine.batch import Batch
 from finlora.engine.factory import assemble
 from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.model_runner import BatchLogits, ModelRunner
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
-from finlora.engine.scheduler import Batch
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase
 
@@ -80,11 +80,15 @@ class EngineUnderTest:
         prompt: list[int],
         adapter: Adapter | None = None,
         params: SamplingParams = GREEDY,
+        *,
+        cache_salt: str = "",
     ) -> str:
         """Queue a prompt."""
         request_id = f"r{self._num_requests}"
         self._num_requests += 1
-        request = self.engine.make_request(request_id, prompt, params, adapter=adapter)
+        request = self.engine.make_request(
+            request_id, prompt, params, adapter=adapter, cache_salt=cache_salt
+        )
         self.engine.add_request(request)
         return request_id
 
@@ -116,9 +120,11 @@ class EngineUnderTest:
         self,
         rows: Iterable[tuple[list[int], Adapter | None]],
         params: SamplingParams = GREEDY,
+        *,
+        cache_salt: str = "",
     ) -> list[tuple[tuple[int, ...], list[Tensor]]]:
         """Rows in one go: output tokens and the logits each was taken from."""
-        ids = [self.add(prompt, adapter, params) for prompt, adapter in rows]
+        ids = [self.add(prompt, adapter, params, cache_salt=cache_salt) for prompt, adapter in rows]
         outputs = self.finish()
         return [(outputs[i].token_ids, self.recorder.logits[i]) for i in ids]
 

@@ -123,6 +123,21 @@ def test_logits_are_bit_equal_whole_and_in_chunks(
     assert any(s.start and s.num_tokens > 1 for b in chunked.recorder.batches for s in b.sequences)
 
 
+def test_logits_are_bit_equal_with_a_cached_beginning(
+    engine: EngineUnderTest,
+    adapters: tuple[AdapterRegistry, list[Adapter]],
+) -> None:
+    params = replace(GREEDY, max_tokens=3)
+    for row in mixed_rows(engine, adapters[1]):
+        salted = engine.run([row], params, cache_salt="nobody has asked this before")[0]
+        cached = engine.run([row], params)[0]
+        again = engine.run([row], params)[0]
+        for other in (cached, again):
+            assert all(torch.equal(a, b) for a, b in zip(salted[1], other[1], strict=True))
+    assert any(s.start > 20 and s.num_tokens > 1 for b in engine.recorder.batches
+               for s in b.sequences)  # fmt: skip
+
+
 def test_computing_a_decoded_token_again_changes_little(
     engine: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],

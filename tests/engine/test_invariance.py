@@ -38,10 +38,11 @@ def assert_same(results: Results, expected: Results) -> None:
         {},
         {"max_num_batched_tokens": 7},  # prompts run in chunks
         {"max_num_seqs": 2},
+        {"prefix_cache": False},
         {"max_loras": 1},  # every change of adapter evicts the last one
         {"max_loras": 3, "adapter_cache_bytes": 1},  # and it comes back from disk
     ],
-    ids=["batched", "chunked", "two at a time", "one slot", "from disk"],
+    ids=["batched", "chunked", "two at a time", "uncached", "one slot", "from disk"],
 )
 def test_alone_and_together(
     llama: World, make_engine: EngineMaker, settings: dict[str, int]
@@ -95,3 +96,42 @@ def test_prompt_logprobs_do_not_depend_on_chunks(llama: World, make_engine: Engi
         assert [e.token_id for e in entries if e] == prompt[1:]
         found.append(torch.tensor([e.logprob for e in entries if e]))
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
+
+
+def test_cached_beginnings_change_nothing(llama: World, make_engine: EngineMaker) -> None:
+    rows = mixed_rows(llama)
+    expected = alone(make_engine(llama, prefix_cache=False), rows)
+    engine = make_engine(llama)
+    for _ in range(3):  # the second and third time, everything but the last token is there
+        assert_same(engine.run(rows, LONGER), expected)
+    starts = {s.start for b in engine.recorder.batches[-16:] for s in b.sequences}
+    assert min(starts) >= min(len(prompt) for prompt, _ in rows) - 1
+
+
+def test_a_cached_beginning_belongs_to_one_adapter_version_and_salt(
+    llama: World, make_engine: EngineMaker
+) -> None:
+    engine = make_engine(llama)
+    prompt = prompts(2)[1]
+
+    def num_cached(adapter: Adapter | None, salt: str = "") -> int:
+        request = engine.engine.make_request(
+            f"{adapter}{salt}", prompt, GREEDY, adapter=adapter, cache_salt=salt
+        )
+        engine.engine.add_request(request)
+        engine.finish()
+        return request.num_cached_tokens
+
+    adapter = llama.adapters["lora"]
+    for owner in ((None, ""), (adapter, ""), (adapter, "mine"), (llama.adapters["mlp"], "")):
+        assert num_cached(*owner) == 0
+        assert num_cached(*owner) == len(prompt) - 1
+
+
+def test_cached_beginnings_make_room_for_requests(llama: World, make_engine: EngineMaker) -> None:
+    layout_bytes = 2 * 2 * 2 * 32 * 4
+    engine = make_engine(llama, max_model_len=128, kv_cache_bytes=130 * layout_bytes)
+    expected = alone(make_engine(llama), mixed_rows(llama))
+    for _ in range(2):
+        assert_same(alone(engine, mixed_rows(llama)), expected)
+    engine.engine.check_idle()

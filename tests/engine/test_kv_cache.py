@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finlora.engine.kv_cache import PADDING_PAGE, KVCache, KVLayout
+from finlora.engine.prefix_cache import NO_PAGES
 from finlora.errors import ConfigError
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, head_dim=4, dtype=torch.float32)
@@ -57,5 +58,5 @@ def test_pages_are_conserved(steps: list[tuple[int, int]]) -> None:
                 rows[sequence] = cache.open()
             cache.extend(rows[sequence], num_tokens)
             lengths[sequence] = lengths.get(sequence, 0) + num_tokens
-        cache.check_integrity()
+        cache.check_integrity(NO_PAGES)
         assert cache.num_free_pages == cache.num_pages - sum(lengths.values())

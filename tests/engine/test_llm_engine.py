@@ -33,7 +33,7 @@ def outputs_of(engine: EngineUnderTest, request_id: str) -> list[RequestOutput]:
 def test_streamed_equals_unstreamed(
     llama: World, make_engine: EngineMaker, stop: tuple[str, ...]
 ) -> None:
-    engine = make_engine(llama)
+    engine = make_engine(llama, prefix_cache=False)  # float32 sums depend on the number of rows
     params = replace(GREEDY, max_tokens=40, stop=stop, logprobs=1)
     whole = engine.finish_one(PROMPT, llama.adapters["mlp"], params)
     streamed = outputs_of(

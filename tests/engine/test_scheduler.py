@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 import torch
@@ -10,16 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finlora.adapters.cache import AdapterCache
+from finlora.engine.batch import NO_SLOT, Batch
 from finlora.engine.kv_cache import KVCache, KVLayout
+from finlora.engine.memory import KVMemory
+from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.request import Request, RequestStatus
 from finlora.engine.sampling_params import SamplingParams
-from finlora.engine.scheduler import MAX_OVERTAKEN, NO_SLOT, Batch, Scheduler
+from finlora.engine.scheduler import MAX_OVERTAKEN, Scheduler
 from finlora.errors import AdapterLoadError
 from tests.adapters.test_cache import Weights, make_adapter
 from tests.engine.requests import make_request
 
 LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, dtype=torch.float32)
 MAX_MODEL_LEN = 32
+_tokens = count(100)
 
 
 class Silent:
@@ -39,6 +44,7 @@ class Engine:
     max_num_batched_tokens: int = 16
     max_logits_rows: int = 8
     max_loras: int = 2
+    prefix_cache: bool = True
     batches: list[Batch] = field(default_factory=list)
     on_step: Callable[[], None] = lambda: None
 
@@ -59,8 +65,9 @@ class Engine:
             max_model_len=MAX_MODEL_LEN,
             device=torch.device("cpu"),
         )
+        self.memory = KVMemory(self.kv_cache, PrefixCache() if self.prefix_cache else None)
         self.scheduler = Scheduler(
-            self.kv_cache,
+            self.memory,
             self.adapters,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
@@ -81,6 +88,7 @@ class Engine:
         if not batch.sequences and self.scheduler.waiting:
             assert self.loaded.wait(10), "nothing to run and nothing on its way"
         self.scheduler.advance(batch)
+        self.memory.check_integrity()
         for sequence in batch.sequences:
             request = sequence.request
             if sequence.samples:
@@ -100,14 +108,16 @@ class Engine:
     def close(self) -> None:
         self.adapters.close()
         self.scheduler.check_idle()
-        self.kv_cache.check_integrity()
+        self.memory.check_integrity(idle=True)
         self.adapters.check_idle()
-        assert self.kv_cache.usage == 0
 
 
-def request(prompt_len: int, max_tokens: int, adapter: str | None = None) -> Request:
+def request(
+    prompt_len: int, max_tokens: int, adapter: str | None = None, token_id: int | None = None
+) -> Request:
+    """By default a prompt that shares no beginning with any other."""
     return make_request(
-        [0] * prompt_len,
+        [next(_tokens) if token_id is None else token_id] * prompt_len,
         SamplingParams(temperature=0, max_tokens=max_tokens),
         adapter=None if adapter is None else make_adapter(adapter),
     )
@@ -119,15 +129,18 @@ REQUESTS = st.lists(
         st.integers(1, 20),
         st.integers(1, 12),
         st.sampled_from([None, "a", "b", "c", "d", "e"]),
+        st.sampled_from([1, 2, None]),  # often the same prompt, or the beginning of another
     ),
     max_size=25,
 )
 
 
 @settings(deadline=None)
-@given(REQUESTS, st.integers(MAX_MODEL_LEN, 100))
-def test_every_request_ends_within_the_limits(requests: list[Request], num_pages: int) -> None:
-    engine = Engine(num_pages=num_pages)
+@given(REQUESTS, st.integers(MAX_MODEL_LEN, 100), st.booleans())
+def test_every_request_ends_within_the_limits(
+    requests: list[Request], num_pages: int, prefix_cache: bool
+) -> None:
+    engine = Engine(num_pages=num_pages, prefix_cache=prefix_cache)
     for r in requests:
         engine.scheduler.add(r)
     engine.run()

@@ -11,18 +11,15 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from finlora.engine.kv_cache import CONTEXT_PADDING
+from finlora.engine.kv_cache import CONTEXT_PADDING, Pages
 
 IMPLEMENTATION = "finlora_paged"
 BLOCK = CONTEXT_PADDING  # positions in a prefill block; keys are padded to its end
-
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -93,7 +90,7 @@ class SequenceSpan:
     num_tokens: int
 
 
-def build_batch(pools: list[Tensor], table: Ids, spans: list[SequenceSpan]) -> AttentionBatch:
+def build_batch(pools: list[Tensor], table: Pages, spans: list[SequenceSpan]) -> AttentionBatch:
     """Describe a packed batch; spans of one token must come first, pages be already assigned."""
     device = pools[0].device
     num_decodes = sum(span.num_tokens == 1 for span in spans)
@@ -107,7 +104,7 @@ def build_batch(pools: list[Tensor], table: Ids, spans: list[SequenceSpan]) -> A
 
 
 def _decode_group(
-    table: Ids, spans: list[SequenceSpan], device: torch.device
+    table: Pages, spans: list[SequenceSpan], device: torch.device
 ) -> DecodeGroup | None:
     if not spans:
         return None
@@ -131,7 +128,7 @@ class _Piece:
 
 
 def _block_groups(
-    table: Ids, spans: list[SequenceSpan], first_row: int, device: torch.device
+    table: Pages, spans: list[SequenceSpan], first_row: int, device: torch.device
 ) -> list[BlockGroup]:
     pieces: dict[int, list[_Piece]] = defaultdict(list)
     batch_row = first_row
@@ -146,7 +143,9 @@ def _block_groups(
     return [_block_group(table, index, group, device) for index, group in pieces.items()]
 
 
-def _block_group(table: Ids, index: int, pieces: list[_Piece], device: torch.device) -> BlockGroup:
+def _block_group(
+    table: Pages, index: int, pieces: list[_Piece], device: torch.device
+) -> BlockGroup:
     pages = table[[piece.table_row for piece in pieces], : BLOCK * (index + 1)]
     rows = np.concatenate([np.arange(p.batch_row, p.batch_row + p.num_tokens) for p in pieces])
     places = np.concatenate(

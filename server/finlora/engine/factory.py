@@ -16,7 +16,9 @@ from finlora.engine.kv_cache import KVCache, KVLayout
 from finlora.engine.llm_engine import EngineParts, LLMEngine
 from finlora.engine.lora import AdapterWeights, LoRASlots
 from finlora.engine.lora_loader import LoRALoader, squared_row_norms
+from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
+from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
@@ -66,6 +68,7 @@ def assemble(
     pack(base.model)
     base_layers = {name: base.model.get_submodule(name) for name in base.spec.linear_layers}
     kv_cache = _kv_cache(base, settings)
+    memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
     slots = LoRASlots(
         base.spec.linear_layers,
         max_loras=settings.max_loras,
@@ -94,13 +97,13 @@ def assemble(
         EngineParts(
             runner=ModelRunner(base.model, kv_cache, slots),
             scheduler=Scheduler(
-                kv_cache,
+                memory,
                 adapters,
                 max_num_seqs=settings.max_num_seqs,
                 max_num_batched_tokens=settings.max_num_batched_tokens,
                 max_logits_rows=MAX_LOGITS_ROWS,
             ),
-            kv_cache=kv_cache,
+            memory=memory,
             adapters=adapters,
             tokenizer=base.tokenizer.backend_tokenizer,
             spec=base.spec,

@@ -17,6 +17,8 @@ PADDING_PAGE = 0
 # sequence's own keys independent of how far its batch mates reach.
 CONTEXT_PADDING = 64
 
+Pages = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
@@ -63,11 +65,12 @@ class KVCache:
         ]
         # A row per sequence; unused entries point to the padding page.
         columns = -(-max_model_len // CONTEXT_PADDING) * CONTEXT_PADDING
-        self.table: npt.NDArray[np.int64] = np.zeros((max_num_seqs, columns), np.int64)
+        self.table: Pages = np.zeros((max_num_seqs, columns), np.int64)
         self._free_pages = np.arange(wanted, 0, -1, dtype=np.int64)
         self._num_free_pages = wanted
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._lengths = [0] * max_num_seqs
+        self._num_shared = [0] * max_num_seqs  # leading pages of a row that others own
 
     @property
     def num_free_pages(self) -> int:
@@ -79,16 +82,11 @@ class KVCache:
         """Size of the pool."""
         return (self.num_pages + 1) * self.layout.bytes_per_token
 
-    @property
-    def usage(self) -> float:
-        """Share of the pages that are owned, 0 to 1."""
-        return 1 - self._num_free_pages / self.num_pages
-
     def open(self) -> int:
         """Give a new sequence its row."""
         return self._free_rows.pop()
 
-    def extend(self, row: int, num_tokens: int) -> npt.NDArray[np.int64]:
+    def extend(self, row: int, num_tokens: int) -> Pages:
         """Append pages for `num_tokens` more tokens; the caller has checked `num_free_pages`."""
         assert num_tokens <= self._num_free_pages
         left = self._num_free_pages - num_tokens
@@ -99,21 +97,44 @@ class KVCache:
         self._lengths[row] = start + num_tokens
         return pages
 
-    def close(self, row: int) -> None:
-        """Take the row and all of its pages back."""
-        length = self._lengths[row]
-        freed = self._num_free_pages + length
-        self._free_pages[self._num_free_pages : freed] = self.table[row, :length]
+    def share(self, row: int, pages: Pages, num_shared: int) -> None:
+        """Let the row begin with `pages`; its first `num_shared` belong to somebody else now.
+
+        Pages of the row's own that `pages` takes the place of are freed.
+        """
+        num_given = len(pages)
+        self.release(self.table[row, self._num_shared[row] : num_given][: self._num_own(row)])
+        self.table[row, :num_given] = pages
+        self._lengths[row] = max(self._lengths[row], num_given)
+        self._num_shared[row] = num_shared
+
+    def release(self, pages: Pages) -> None:
+        """Take pages back that their owner gives up."""
+        freed = self._num_free_pages + len(pages)
+        self._free_pages[self._num_free_pages : freed] = pages
         self._num_free_pages = freed
+
+    def close(self, row: int) -> None:
+        """Take the row and its own pages back."""
+        length = self._lengths[row]
+        self.release(self.table[row, self._num_shared[row] : length])
         self.table[row, :length] = PADDING_PAGE
-        self._lengths[row] = 0
+        self._lengths[row] = self._num_shared[row] = 0
         self._free_rows.append(row)
 
-    def check_integrity(self) -> None:
-        """Raise RuntimeError unless every page is owned exactly once, by a row or by nobody."""
-        owned = [self.table[row, :length] for row, length in enumerate(self._lengths)]
-        pages = np.concatenate([self._free_pages[: self._num_free_pages], *owned])
+    def check_integrity(self, shared: Pages) -> None:
+        """Raise RuntimeError unless every page is owned once: by a row, by `shared`, or free."""
+        own = [
+            self.table[row, num_shared:length]
+            for row, (num_shared, length) in enumerate(
+                zip(self._num_shared, self._lengths, strict=True)
+            )
+        ]
+        pages = np.concatenate([self._free_pages[: self._num_free_pages], shared, *own])
         if not np.array_equal(np.sort(pages), np.arange(1, self.num_pages + 1)):
             raise RuntimeError("KV cache: a page is lost or owned twice")
         if len(self._free_rows) + sum(length > 0 for length in self._lengths) > len(self._lengths):
             raise RuntimeError("KV cache: a row is free and owned")
+
+    def _num_own(self, row: int) -> int:
+        return self._lengths[row] - self._num_shared[row]

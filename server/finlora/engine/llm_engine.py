@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.cache import AdapterCache
 from finlora.bases.spec import BaseSpec
+from finlora.engine.batch import Batch
 from finlora.engine.detokenizer import Detokenizer
-from finlora.engine.kv_cache import KVCache
 from finlora.engine.lora import AdapterWeights, LoRASlots
+from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import BatchLogits, ModelRunner
 from finlora.engine.request import (
     FinishReason,
@@ -23,7 +24,7 @@ from finlora.engine.request import (
 )
 from finlora.engine.sampler import Sampled, Sampler, token_logprobs
 from finlora.engine.sampling_params import SamplingParams
-from finlora.engine.scheduler import Batch, Scheduler
+from finlora.engine.scheduler import Scheduler
 from finlora.engine.stats import EngineStats
 from finlora.errors import (
     AdapterIncompatibleError,
@@ -50,7 +51,7 @@ class EngineParts:
 
     runner: ModelRunner
     scheduler: Scheduler
-    kv_cache: KVCache
+    memory: KVMemory
     adapters: AdapterCache[AdapterWeights]
     tokenizer: Tokenizer
     spec: BaseSpec
@@ -65,7 +66,7 @@ class LLMEngine:
     def __init__(self, parts: EngineParts) -> None:
         self.spec = parts.spec
         self.adapters = parts.adapters
-        self.max_model_len = parts.kv_cache.max_model_len
+        self.max_model_len = parts.memory.kv_cache.max_model_len
         self.tokenizer = parts.tokenizer
         self.vocab_size = parts.runner.vocab_size
         self._parts = parts
@@ -164,10 +165,10 @@ class LLMEngine:
         return EngineStats(
             num_running=len(running),
             num_waiting=len(waiting),
-            kv_cache_usage=parts.kv_cache.usage,
+            kv_cache_usage=parts.memory.usage,
             memory_bytes={
                 **{f"base_{part}": size for part, size in parts.base_bytes.items()},
-                "kv_cache": parts.kv_cache.num_bytes,
+                "kv_cache": parts.memory.kv_cache.num_bytes,
                 "adapter_slots": parts.slots.num_bytes,
                 "adapter_cache": parts.adapters.ram_bytes,
             },
@@ -182,10 +183,8 @@ class LLMEngine:
         if self._requests:
             raise RuntimeError(f"engine: {len(self._requests)} requests are left")
         self._scheduler.check_idle()
-        self._parts.kv_cache.check_integrity()
+        self._parts.memory.check_integrity(idle=True)
         self._parts.adapters.check_idle()
-        if self._parts.kv_cache.usage:
-            raise RuntimeError("engine: KV pages are left")
 
     def close(self) -> None:
         """Stop the loader thread."""
@@ -264,6 +263,7 @@ class LLMEngine:
             reason.value,
             num_prompt_tokens=len(request.prompt_token_ids),
             num_output_tokens=len(request.output_token_ids),
+            num_cached_tokens=request.num_cached_tokens,
             queue_seconds=None if start is None else start - arrival,
             ttft_seconds=None if first is None else first - arrival,
             e2e_seconds=time.monotonic() - arrival,
@@ -321,6 +321,7 @@ def _emit(
         error=error,
         num_prompt_tokens=len(request.prompt_token_ids),
         num_output_tokens=len(request.output_token_ids),
+        num_cached_tokens=request.num_cached_tokens,
     )
 
 

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from finlora.engine import attention
 from finlora.engine.attention import SequenceSpan, build_batch
+from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
 from finlora.engine.lora import LoRABatch, LoRASlots, Segment
-from finlora.engine.scheduler import NO_SLOT, Batch, ScheduledSequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Request:
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0  # tokens whose keys and values are in the KV cache
+    num_cached_tokens: int = 0  # of them, found in the prefix cache at the first start
     num_preemptions: int = 0
     start_time: float | None = None  # first admission
     first_token_time: float | None = None
@@ -105,6 +106,7 @@ class Request:
         self.status = RequestStatus.RUNNING
         if self.start_time is None:
             self.start_time = time.monotonic()
+            self.num_cached_tokens = self.num_computed_tokens
 
     @property
     def num_tokens(self) -> int:

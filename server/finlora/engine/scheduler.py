@@ -8,16 +8,16 @@ drain and it gets the first one.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 from finlora.adapters.adapter import Adapter
-from finlora.engine.kv_cache import KVCache
+from finlora.engine.batch import NO_SLOT, Batch, BatchBuilder, Running, num_missing_tokens
+from finlora.engine.memory import KVMemory
+from finlora.engine.prefix_cache import Owner
 from finlora.engine.request import Request, RequestStatus
 from finlora.errors import AdapterError
 
 MAX_OVERTAKEN = 64
-NO_SLOT = -1
 
 
 class AdapterSlots(Protocol):
@@ -34,48 +34,12 @@ class AdapterSlots(Protocol):
     def unhold(self, adapter: Adapter) -> None: ...
 
 
-@dataclass(slots=True)
-class Running:
-    """A request with a row of the page table and, if it has an adapter, a pinned slot."""
-
-    request: Request
-    row: int
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """New tokens [start, start + num_tokens) of one running request."""
-
-    running: Running
-    start: int
-    num_tokens: int
-    samples: bool  # whether the step gives the request its next token
-
-    @property
-    def request(self) -> Request:
-        """The request."""
-        return self.running.request
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One step: sequences with one new token first, each part sorted by slot."""
-
-    sequences: tuple[ScheduledSequence, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Rows of the packed batch."""
-        return sum(sequence.num_tokens for sequence in self.sequences)
-
-
 class Scheduler:
     """Owns the queues; takes pages from the KV cache and slots from the adapter cache."""
 
     def __init__(
         self,
-        kv_cache: KVCache,
+        memory: KVMemory,
         adapters: AdapterSlots,
         *,
         max_num_seqs: int,
@@ -85,7 +49,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Running] = []  # in order of admission
         self.num_preemptions = 0
-        self._kv_cache = kv_cache
+        self._memory = memory
         self._adapters = adapters
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -102,17 +66,19 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Choose the next step's sequences and give each its pages; may preempt, may be empty."""
         self._want_adapters()
-        step = _Step(self._max_num_batched_tokens, self._max_logits_rows)
+        step = BatchBuilder(self._max_num_batched_tokens, self._max_logits_rows)
         preempted = self._continue_running(step)
         if not preempted:  # memory is short: nobody new
             self._admit_waiting(step)
-        ordered = sorted(step.chosen, key=lambda s: (s.num_tokens > 1, s.running.slot))
-        return Batch(tuple(ordered))
+        return step.build()
 
     def advance(self, batch: Batch) -> None:
         """Record that the batch's tokens are in the KV cache."""
         for sequence in batch.sequences:
-            sequence.request.num_computed_tokens += sequence.num_tokens
+            request = sequence.request
+            request.num_computed_tokens += sequence.num_tokens
+            if sequence.start < len(request.prompt_token_ids) <= request.num_computed_tokens:
+                self._memory.publish(sequence.running.row, request.prompt_token_ids)
 
     def finish(self, request: Request, status: RequestStatus) -> None:
         """End a request wherever it stands and release all it owns."""
@@ -156,17 +122,17 @@ class Scheduler:
                 break
         self._adapters.want(list(wanted.values()))
 
-    def _continue_running(self, step: "_Step") -> bool:
+    def _continue_running(self, step: BatchBuilder) -> bool:
         preempted = False
-        decoding = [r for r in self.running if _num_missing(r.request) == 1]
-        prefilling = [r for r in self.running if _num_missing(r.request) != 1]
+        decoding = [r for r in self.running if num_missing_tokens(r.request) == 1]
+        prefilling = [r for r in self.running if num_missing_tokens(r.request) != 1]
         for running in [*decoding, *prefilling]:
             if running.request.status is not RequestStatus.RUNNING:
                 continue  # preempted for an older one
             num_tokens = step.fit(running.request)
             if num_tokens == 0:
                 continue
-            while self._kv_cache.num_free_pages < num_tokens:
+            while self._memory.num_available_pages < num_tokens:
                 preempted = True
                 victim = self._youngest(step)
                 self._preempt(victim)
@@ -176,13 +142,15 @@ class Scheduler:
                 self._choose(step, running, num_tokens)
         return preempted
 
-    def _youngest(self, step: "_Step") -> Running:
+    def _youngest(self, step: BatchBuilder) -> Running:
         chosen = {sequence.running.request for sequence in step.chosen}
         return next(r for r in reversed(self.running) if r.request not in chosen)
 
     def _preempt(self, running: Running) -> None:
         """Give pages and slot back; the tokens are recomputed when there is room again."""
         request = running.request
+        # Others may come to need the pages; until they do, nothing has to be computed again.
+        self._memory.publish(running.row, request.tokens(0, request.num_computed_tokens))
         self._stop_running(running)
         request.num_computed_tokens = 0
         request.num_preemptions += 1
@@ -192,50 +160,51 @@ class Scheduler:
 
     def _stop_running(self, running: Running) -> None:
         self.running.remove(running)
-        self._kv_cache.close(running.row)
-        if running.request.adapter is not None:
-            self._adapters.release(running.request.adapter)
+        self._memory.close(running.row)
+        self._release(running.request)
 
-    def _admit_waiting(self, step: "_Step") -> None:
+    def _admit_waiting(self, step: BatchBuilder) -> None:
         slots_drain = False  # an overtaken request waits for a slot to become free
-        blocked = []
+        blocked: list[Request] = []
         for request in list(self.waiting):
             if not step.has_room or len(self.running) == self._max_num_seqs:
                 break
-            num_tokens = step.fit(request)
-            if num_tokens < _num_missing(request) and not self._may_cut(request):
+            slot = self._acquire(request, slots_drain)
+            if slot is None:
+                blocked.append(request)
+                slots_drain |= self._overtaken.get(request, 0) >= MAX_OVERTAKEN
+                continue
+            if not self._fits(request, step):
+                self._release(request)
                 break
-            if self.running and not self._fits_memory(request):
-                break
-            slot = NO_SLOT
-            if request.adapter is not None:
-                found = None if slots_drain else self._acquire(request)
-                if found is None:
-                    blocked.append(request)
-                    slots_drain |= self._overtaken.get(request, 0) >= MAX_OVERTAKEN
-                    continue
-                slot = found
             self._overtaken.pop(request, None)
             self._count_overtaken(blocked)
             self._start(request, slot)
-            self._choose(step, self.running[-1], num_tokens)
+            self._choose(step, self.running[-1], step.fit(request))
 
-    def _may_cut(self, request: Request) -> bool:
-        long = _num_missing(request) > self._max_uncut_tokens
-        return long or request.needs_prompt_logits  # whose own budget may be smaller than that
-
-    def _fits_memory(self, request: Request) -> bool:
+    def _fits(self, request: Request, step: BatchBuilder) -> bool:
         # The whole of it, and the next token of everybody else: else it would be preempted at once.
-        needed = _num_missing(request) + len(self.running)
-        return needed <= self._kv_cache.num_free_pages
+        num_pages = num_missing_tokens(request) + len(self.running)
+        if self.running and num_pages > self._memory.num_available_pages:
+            return False
+        tokens = request.tokens(0, request.num_tokens)
+        num_missing = len(tokens) - self._memory.num_cached(_owner(request), tokens)
+        may_cut = num_missing > self._max_uncut_tokens or request.needs_prompt_logits
+        return may_cut or step.holds(request, num_missing)
 
-    def _acquire(self, request: Request) -> int | None:
-        assert request.adapter is not None
+    def _acquire(self, request: Request, slots_drain: bool) -> int | None:
+        """The slot to run in, pinned; None when there is none yet."""
+        if request.adapter is None:
+            return NO_SLOT
         if not self._adapters.is_loaded(request.adapter):
             if request.status is RequestStatus.WAITING:
                 request.status = RequestStatus.WAITING_FOR_ADAPTER
             return None
-        return self._adapters.acquire(request.adapter)
+        return None if slots_drain else self._adapters.acquire(request.adapter)
+
+    def _release(self, request: Request) -> None:
+        if request.adapter is not None:
+            self._adapters.release(request.adapter)
 
     def _count_overtaken(self, blocked: Iterable[Request]) -> None:
         for request in blocked:
@@ -246,42 +215,16 @@ class Scheduler:
         self.waiting.remove(request)
         if not request.started and request.adapter is not None:
             self._adapters.hold(request.adapter)
+        tokens = request.tokens(0, request.num_tokens)
+        row, request.num_computed_tokens = self._memory.open(_owner(request), tokens)
         request.start()
-        self.running.append(Running(request, self._kv_cache.open(), slot))
+        self.running.append(Running(request, row, slot))
 
-    def _choose(self, step: "_Step", running: Running, num_tokens: int) -> None:
-        self._kv_cache.extend(running.row, num_tokens)
+    def _choose(self, step: BatchBuilder, running: Running, num_tokens: int) -> None:
+        self._memory.extend(running.row, num_tokens)
         step.take(running, num_tokens)
 
 
-class _Step:
-    """The room left in the step that is being put together."""
-
-    def __init__(self, num_tokens: int, num_logits_rows: int) -> None:
-        self.chosen: list[ScheduledSequence] = []
-        self._num_tokens = num_tokens
-        self._num_logits_rows = num_logits_rows
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another token fits."""
-        return self._num_tokens > 0 and self._num_logits_rows > 0
-
-    def fit(self, request: Request) -> int:
-        """How many of the request's missing tokens fit."""
-        fitting = min(_num_missing(request), self._num_tokens)
-        if self._num_logits_rows == 0:
-            return 0
-        return min(fitting, self._num_logits_rows) if request.needs_prompt_logits else fitting
-
-    def take(self, running: Running, num_tokens: int) -> None:
-        """Use up the room."""
-        start = running.request.num_computed_tokens
-        samples = num_tokens == _num_missing(running.request)
-        self.chosen.append(ScheduledSequence(running, start, num_tokens, samples))
-        self._num_tokens -= num_tokens
-        self._num_logits_rows -= num_tokens if running.request.needs_prompt_logits else 1
-
-
-def _num_missing(request: Request) -> int:
-    return request.num_tokens - request.num_computed_tokens
+def _owner(request: Request) -> Owner | None:
+    """Whose cached text the request may begin with; log-probabilities need every token computed."""
+    return None if request.needs_prompt_logits else (request.cache_salt, request.digest)
