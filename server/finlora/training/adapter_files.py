@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from safetensors.torch import save
 
+from finlora.adapters.adapter import CONFIG_FILE, WEIGHTS_FILE
 from finlora.adapters.validation import KEY_PREFIX
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.lora_layer import TrainableLoRA
@@ -20,6 +22,12 @@ class AdapterFiles:
 
     config: bytes
     weights: bytes
+
+    def save(self, folder: Path) -> None:
+        """Write them into a folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_bytes(self.config)
+        (folder / WEIGHTS_FILE).write_bytes(self.weights)
 
 
 def adapter_files(

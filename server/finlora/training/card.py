@@ -8,9 +8,8 @@ from finlora.training.config import TrainingConfig
 
 ROWS = {
     "adapter": "this adapter",
-    "adapter_on_sample": "this adapter, sample",
-    "adapter_without_trailing_space_on_sample": "the same, prompt's trailing space stripped",
-    "bare_base_on_sample": "the bare base, sample",
+    "adapter_without_trailing_space": "the same, the prompt's trailing space stripped",
+    "bare_base": "the bare base",
 }
 
 
@@ -67,7 +66,11 @@ def _scores(scores: dict[str, Any] | None) -> str:
         f"| {label} | {s['num_rows']} | {s['precision']:.3f} | {s['recall']:.3f} | {s['f1']:.3f} |"
         for label, s in scores["adapter"]["per_label"].items()
     ]
-    how = f"Validation rows, never trained on; {scores['how']}."
+    engine = scores["serving_engine"]
+    how = (
+        f"On validation rows, never trained on; {scores['how']}. The serving engine gave the same "
+        f"label on {engine['num_same_label']} of {engine['num_rows']} rows."
+    )
     return "\n".join(["## Scores", "", how, "", *table, "", *labels])
 
 

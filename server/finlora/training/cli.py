@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     if args.name is None:
         parser.error("which configuration? `--list` shows them")
     config = load_config(args.name, args.config, _overrides(args))
-    return _run(args, config, argv)
+    return _run(args, config)
 
 
 def entry() -> int:
@@ -74,7 +74,21 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     return overrides
 
 
-def _run(args: argparse.Namespace, config: TrainingConfig, argv: list[str]) -> int:
+def _command(args: argparse.Namespace) -> str:
+    """What makes this adapter again; where it is put is left out."""
+    words = ["finlora-train", args.name]
+    if args.config != SHIPPED_CONFIGS:
+        words += ["--config", args.config.name]
+    if args.base_model is not None:
+        words += ["--base-model", args.base_model]
+    for setting in args.set:
+        words += ["--set", setting]
+    if args.seed is not None:
+        words += ["--seed", str(args.seed)]
+    return shlex.join(words)
+
+
+def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     # Imported here: they bring torch, which --help, --list and a mistyped name do not need.
     from finlora.training.progress import Progress
     from finlora.training.run import Order, describe, run
@@ -82,15 +96,13 @@ def _run(args: argparse.Namespace, config: TrainingConfig, argv: list[str]) -> i
     if args.no_register and args.output is None and not args.dry_run:
         raise ConfigError("--no-register without --output would train for nothing")
     folder = Path() if args.config == SHIPPED_CONFIGS else args.config.parent
-    command = shlex.join(["finlora-train", *argv])
-    order = Order(args.name, config, folder, args.device, command)
+    order = Order(args.name, config, folder, args.device, _command(args), args.output)
     if args.dry_run:
         sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
         return 0
     progress = Progress()
     result = run(order, progress)
     if args.output is not None:
-        result.save(args.output)
         progress.phase(f"written to {args.output}")
     if not args.no_register:
         registry = open_registry(load_settings(registry=args.registry))

@@ -46,12 +46,13 @@ class TrainableLoRA(nn.Module):
         super().__init__()
         self.base = base
         self.settings = settings
-        self.a = nn.Parameter(_initial_a(settings, shape.in_features, generator))
-        self.b = nn.Parameter(torch.zeros(shape.out_features, settings.rank))
+        device = next(base.parameters()).device
+        self.a = nn.Parameter(_initial_a(settings, shape.in_features, generator).to(device))
+        self.b = nn.Parameter(torch.zeros(shape.out_features, settings.rank, device=device))
         self.magnitude = None
         if settings.use_dora:
             self._squares = _plain_weight(base).square().sum(1)
-            self.magnitude = nn.Parameter(self._squares.sqrt().cpu())
+            self.magnitude = nn.Parameter(self._squares.sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -106,9 +107,8 @@ def attach(
         parent, _, attribute = name.rpartition(".")
         owner = model.get_submodule(parent)
         base = getattr(owner, attribute)
-        layer = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
-        layers[name] = layer.to(base.weight.device)
-        setattr(owner, attribute, layer)
+        layers[name] = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
+        setattr(owner, attribute, layers[name])
     return layers
 
 

@@ -63,7 +63,7 @@ class Progress:
     def scores(self, scores: dict[str, Any]) -> None:
         """How good it is."""
         for key, found in scores.items():
-            if isinstance(found, dict):
+            if isinstance(found, dict) and "accuracy" in found:
                 self.phase(
                     f"{key}: accuracy {found['accuracy']:.3f}, macro F1 {found['macro_f1']:.3f} "
                     f"({found['num_rows']} rows)"

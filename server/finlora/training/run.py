@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finlora.adapters.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Adapter, Manifest
+from finlora.adapters.adapter import MANIFEST_FILE, Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
@@ -15,7 +15,7 @@ from finlora.training.manifest import build_manifest
 from finlora.training.preparation import Dataset, load_dataset
 from finlora.training.progress import Progress
 from finlora.training.trainer import Trainer, TrainingHistory
-from finlora.training.validation import validate_on_engine
+from finlora.training.validation import validate
 from finlora.training.workshop import Workshop, prepare
 
 
@@ -28,6 +28,7 @@ class Order:
     folder: Path  # relative data paths count from here
     device: str
     command: str  # for the model card
+    output: Path | None = None  # where the adapter is kept besides the registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,11 @@ class Result:
     extra_files: dict[str, bytes]
 
     def save(self, folder: Path) -> None:
-        """Write a PEFT folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write a PEFT folder with everything that is known."""
+        self.files.save(folder)
         for name, content in self.extra_files.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST_FILE).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
-        (folder / CONFIG_FILE).write_bytes(self.files.config)
-        (folder / WEIGHTS_FILE).write_bytes(self.files.weights)
 
     def register(self, registry: AdapterRegistry, name: str, variant: str) -> Adapter:
         """Hand it to the registry."""
@@ -55,7 +54,7 @@ class Result:
 
 
 def run(order: Order, progress: Progress) -> Result:
-    """Train and validate. Raises FinLoRAError; nothing is written before that."""
+    """Train and validate; nothing is registered yet. Raises FinLoRAError."""
     config = order.config
     keep_freed_memory()
     dataset = load_dataset(config, order.folder)
@@ -108,10 +107,12 @@ def _finish(
 ) -> Result:
     config, spec = order.config, workshop.base.spec
     files = adapter_files(workshop.layers, config, spec.name)
+    if order.output is not None:
+        files.save(order.output)  # before the scores, which take minutes
     manifest = build_manifest(config, dataset, workshop, history)
     if dataset.labels:
-        progress.phase(f"scoring {len(dataset.split.valid)} validation rows on the serving engine")
-        scores = validate_on_engine(
+        progress.phase(f"scoring {len(dataset.split.valid)} validation rows, adapter and bare base")
+        scores = validate(
             files, manifest, config, dataset.split.valid, workshop.encoder, device=order.device
         )
         progress.scores(scores)
@@ -121,4 +122,7 @@ def _finish(
         "README.md": model_card(order.name, config, manifest, order.command).encode(),
         "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
     }
-    return Result(files, manifest, extra_files)
+    result = Result(files, manifest, extra_files)
+    if order.output is not None:
+        result.save(order.output)
+    return result

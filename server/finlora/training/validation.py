@@ -1,46 +1,107 @@
-"""Judges a learned adapter on the serving engine, before anything is registered."""
+"""Judges a learned adapter on the base as it is served, before anything is registered."""
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from prometheus_client import CollectorRegistry
 
-from finlora.adapters.adapter import Adapter, Manifest
+from finlora.adapters.adapter import Manifest
+from finlora.adapters.peft_config import parse_config
 from finlora.adapters.registry import AdapterRegistry
+from finlora.adapters.validation import parse_weights
 from finlora.config import Settings
 from finlora.engine.factory import build_engine
 from finlora.evaluation.label_scorer import LabelScorer
 from finlora.evaluation.scores import Scores, score
 from finlora.metrics import Metrics
+from finlora.model import load_base, pack
 from finlora.training.adapter_files import AdapterFiles
-from finlora.training.batches import ExampleEncoder
+from finlora.training.batches import Example, ExampleEncoder, by_length, collate
 from finlora.training.config import TrainingConfig
+from finlora.training.forward import row_logprobs
 from finlora.training.rows import Row
+from finlora.training.workshop import attach_layers
 
-MAX_COMPARED_ROWS = 300  # for the comparisons beside the adapter's own score
+BATCH_SIZE = 32
+MAX_ENGINE_ROWS = 40  # the engine computes logits of every prompt token, so it gets a sample
 
 
-class Validator:
-    """Scores validation rows by exact label probabilities, as the server would answer."""
+class Judge:
+    """Chooses labels by exact probability: a label's tokens, then end-of-sequence."""
 
-    def __init__(self, scorer: LabelScorer, encoder: ExampleEncoder, labels: Sequence[str]) -> None:
-        self._scorer = scorer
+    def __init__(
+        self, config: TrainingConfig, encoder: ExampleEncoder, labels: Sequence[str], device: str
+    ) -> None:
+        self._config = config
         self._encoder = encoder
         self._labels = labels
+        self._targets = [encoder.encode(Row("-", label)).target for label in labels]
+        self._device = device
+        self._base = load_base(config.base_model, config.quantization, device=device)
+        # What DoRA needs of the weights can be read only before they are packed.
+        self._layers = attach_layers(self._base, config)
+        pack(self._base.model)
 
-    def scores(self, rows: Sequence[Row], adapter: Adapter | None, *, stripped: bool) -> Scores:
-        """Scores of rows; `stripped`: for clients that strip the prompt's trailing space."""
+    def load(self, files: AdapterFiles) -> None:
+        """Put an adapter on; until then the bare base is judged. Raises AdapterError."""
+        weights = parse_weights(
+            parse_config(files.config),
+            files.weights,
+            self._base.spec,
+            max_rank=self._config.lora_r,
+        )
+        with torch.no_grad():
+            for name, layer in self._layers.items():
+                layer.a.copy_(weights[name].a)
+                layer.b.copy_(weights[name].b)
+                magnitude = weights[name].magnitude
+                if layer.magnitude is not None and magnitude is not None:
+                    layer.magnitude.copy_(magnitude)
+
+    def choose(self, rows: Sequence[Row], *, stripped: bool = False) -> list[str]:
+        """The likeliest label of each row; `stripped`: without the prompt's trailing space."""
+        contexts = [self._context(row, stripped) for row in rows]
+        choices = [Example(context, target) for context in contexts for target in self._targets]
+        logprobs = torch.empty(len(choices))
+        for indices in by_length(choices, BATCH_SIZE):
+            batch = collate([choices[i] for i in indices], self._base.device)
+            logprobs[indices] = row_logprobs(self._base.model, batch).cpu()
+        best = logprobs.view(len(rows), -1).argmax(1)
+        return [self._labels[i] for i in best.tolist()]
+
+    def choose_on_engine(
+        self, rows: Sequence[Row], files: AdapterFiles, manifest: Manifest
+    ) -> list[str]:
+        """The same from the serving engine, the adapter registered and loaded as any other."""
+        settings = Settings(
+            model=self._config.base_model,
+            quantization=self._config.quantization,
+            device=self._device,
+            max_loras=1,
+            max_lora_rank=self._config.lora_r,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            registry = AdapterRegistry(Path(folder))
+            adapter = registry.register(
+                "candidate", self._config.variant, files.config, files.weights, manifest
+            )
+            engine = build_engine(settings, registry, Metrics(CollectorRegistry()))
+            try:
+                contexts = [self._context(row, stripped=False) for row in rows]
+                chances = LabelScorer(engine).probabilities(contexts, self._targets, adapter)
+            finally:
+                engine.close()
+        return [max(zip(chance, self._labels, strict=True))[1] for chance in chances]
+
+    def _context(self, row: Row, stripped: bool) -> list[int]:
         encode = self._encoder.encode_stripped if stripped else self._encoder.encode
-        targets = [self._encoder.encode(Row("-", label)).target for label in self._labels]
-        contexts = [encode(row).context for row in rows]
-        chances = self._scorer.probabilities(contexts, targets, adapter)
-        best = [max(zip(chance, self._labels, strict=True))[1] for chance in chances]
-        return score(self._labels, [row.target for row in rows], best)
+        return encode(row).context
 
 
-def validate_on_engine(
+def validate(
     files: AdapterFiles,
     manifest: Manifest,
     config: TrainingConfig,
@@ -49,36 +110,27 @@ def validate_on_engine(
     *,
     device: str,
 ) -> dict[str, Any]:
-    """Scores for the manifest, from the packed base with the adapter in a slot.
+    """Scores for the manifest, the bare base beside them. Raises AdapterError."""
+    labels = manifest.labels or []
+    judge = Judge(config, encoder, labels, device)
+    bare = _scores(labels, rows, judge.choose(rows))
+    judge.load(files)
+    chosen = judge.choose(rows)
+    sample = rows[:MAX_ENGINE_ROWS]
+    served = judge.choose_on_engine(sample, files, manifest)
+    return {
+        "how": "exact label probabilities on the base as served",
+        "adapter": _scores(labels, rows, chosen).as_dict(),
+        "adapter_without_trailing_space": _scores(
+            labels, rows, judge.choose(rows, stripped=True)
+        ).as_dict(),
+        "bare_base": bare.as_dict(),
+        "serving_engine": {
+            "num_rows": len(sample),
+            "num_same_label": sum(a == b for a, b in zip(served, chosen, strict=False)),
+        },
+    }
 
-    The adapter goes through a registry of its own, so that it is loaded and checked as any other.
-    Raises AdapterError when it would be refused.
-    """
-    sample = rows[:MAX_COMPARED_ROWS]
-    settings = Settings(
-        model=config.base_model,
-        quantization=config.quantization,
-        device=device,
-        max_lora_rank=config.lora_r,
-        max_loras=1,
-        metrics_max_adapters=0,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        registry = AdapterRegistry(Path(folder))
-        adapter = registry.register(
-            "candidate", config.variant, files.config, files.weights, manifest
-        )
-        engine = build_engine(settings, registry, Metrics(CollectorRegistry()))
-        try:
-            validator = Validator(LabelScorer(engine), encoder, manifest.labels or [])
-            return {
-                "how": "exact label probabilities on the serving engine",
-                "adapter": validator.scores(rows, adapter, stripped=False).as_dict(),
-                "adapter_on_sample": validator.scores(sample, adapter, stripped=False).as_dict(),
-                "adapter_without_trailing_space_on_sample": validator.scores(
-                    sample, adapter, stripped=True
-                ).as_dict(),
-                "bare_base_on_sample": validator.scores(sample, None, stripped=False).as_dict(),
-            }
-        finally:
-            engine.close()
+
+def _scores(labels: Sequence[str], rows: Sequence[Row], chosen: list[str]) -> Scores:
+    return score(labels, [row.target for row in rows], chosen)
