@@ -184,7 +184,7 @@ def test_decodes_come_first_and_each_part_is_sorted_by_slot() -> None:
     engine.step()
     engine.scheduler.add(request(3, 4, "a"))
     engine.scheduler.add(request(3, 4))
-    keys = [(s.num_tokens > 1, s.running.slot) for s in engine.step().sequences]
+    keys = [(not s.decodes, s.running.slot) for s in engine.step().sequences]
     assert keys == sorted(keys)
     assert {many for many, _ in keys} == {False, True}
     engine.run()

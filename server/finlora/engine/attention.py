@@ -1,8 +1,8 @@
 """Attention over the paged KV cache for a packed batch, plugged into transformers' models.
 
-The batch is one row of tokens [1, T]: first the sequences that add one token (decode), then those
-that add several (prefill). Prefill runs in blocks of positions [64 b, 64 b + 64): a position always
-sits in the same row of the same block and sees the same padded keys, so what it computes does not
+The batch is one row of tokens [1, T]: first the sequences that decode, one token each, then those
+whose prompt is run (prefill). Prefill runs in blocks of positions [64 b, 64 b + 64): a position is
+always in the same row of the same block and sees the same padded keys, so what it computes does not
 depend on where its prompt was cut, on the prefix cache, or on other sequences; not even in the last
 bit. Sequences that are in the same block share a call.
 """
@@ -88,12 +88,13 @@ class SequenceSpan:
     row: int
     start: int
     num_tokens: int
+    decodes: bool  # one token that follows the prompt
 
 
 def build_batch(pools: list[Tensor], table: Pages, spans: list[SequenceSpan]) -> AttentionBatch:
-    """Describe a packed batch; spans of one token must come first, pages be already assigned."""
+    """Describe a packed batch; spans that decode must come first, pages be already assigned."""
     device = pools[0].device
-    num_decodes = sum(span.num_tokens == 1 for span in spans)
+    num_decodes = sum(span.decodes for span in spans)
     new_pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
     return AttentionBatch(
         pools=pools,

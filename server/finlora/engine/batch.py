@@ -26,6 +26,11 @@ class ScheduledSequence:
     samples: bool  # whether the step gives the request its next token
 
     @property
+    def decodes(self) -> bool:
+        """Whether the new token is one that was generated, not a part of the prompt."""
+        return self.num_tokens == 1 and self.start >= len(self.request.prompt_token_ids)
+
+    @property
     def request(self) -> Request:
         """The request."""
         return self.running.request
@@ -33,7 +38,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: sequences with one new token first, each part sorted by slot."""
+    """One step: sequences that decode come first, each part is sorted by slot."""
 
     sequences: tuple[ScheduledSequence, ...]
 
@@ -80,7 +85,7 @@ class BatchBuilder:
 
     def build(self) -> Batch:
         """The batch, in the order that attention and LoRA ask for."""
-        ordered = sorted(self.chosen, key=lambda s: (s.num_tokens > 1, s.running.slot))
+        ordered = sorted(self.chosen, key=lambda s: (not s.decodes, s.running.slot))
         return Batch(tuple(ordered))
 
 

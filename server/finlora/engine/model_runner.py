@@ -54,7 +54,9 @@ class ModelRunner:
         rows = _logits_rows(batch)
         if self._slots is not None:
             self._slots.batch = _lora_batch(batch)
-        spans = [SequenceSpan(s.running.row, s.start, s.num_tokens) for s in batch.sequences]
+        spans = [
+            SequenceSpan(s.running.row, s.start, s.num_tokens, s.decodes) for s in batch.sequences
+        ]
         logits: Tensor = self._model(
             input_ids=torch.from_numpy(token_ids).to(device)[None],
             position_ids=torch.from_numpy(positions).to(device)[None],
