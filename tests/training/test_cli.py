@@ -149,3 +149,19 @@ def test_without_a_name_it_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
         main([])
     assert stopped.value.code == 2
     assert "--list" in capsys.readouterr().err
+
+
+def test_a_run_can_start_from_a_registered_adapter(config_file: Path, tmp_path: Path) -> None:
+    registry = AdapterRegistry(tmp_path / "registry")
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(registry.folder)]
+    assert main(fixed) == 0
+    first = registry.resolve("verbs")
+    assert main([*fixed, "--set", "initial_adapter=verbs", "--set", "num_epochs=1"]) == 0
+    second = registry.resolve("verbs")
+    assert (second.manifest.training or {})["initial_adapter"] == first.reference
+    losses = [
+        json.loads((adapter.folder / "metrics.json").read_text())["steps"][0]["loss"]
+        for adapter in (first, second)
+    ]
+    assert losses[1] < losses[0] / 2
+    assert registry.rollback("verbs") == first

@@ -8,6 +8,7 @@ from finlora.training.config import TrainingConfig
 
 ROWS = {
     "adapter": "this adapter",
+    "adapter_on_compared_rows": "the same, on the rows compared below",
     "adapter_without_trailing_space": "the same, the prompt's trailing space stripped",
     "bare_base": "the bare base",
 }

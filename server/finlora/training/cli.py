@@ -96,7 +96,15 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     if args.no_register and args.output is None and not args.dry_run:
         raise ConfigError("--no-register without --output would train for nothing")
     folder = Path() if args.config == SHIPPED_CONFIGS else args.config.parent
-    order = Order(args.name, config, folder, args.device, _command(args), args.output)
+    order = Order(
+        name=args.name,
+        config=config,
+        folder=folder,
+        device=args.device,
+        registry=open_registry(load_settings(registry=args.registry)),
+        command=_command(args),
+        output=args.output,
+    )
     if args.dry_run:
         sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
         return 0
@@ -105,7 +113,6 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     if args.output is not None:
         progress.phase(f"written to {args.output}")
     if not args.no_register:
-        registry = open_registry(load_settings(registry=args.registry))
-        adapter = result.register(registry, args.name, config.variant)
-        progress.phase(f"registered {adapter.reference} in {registry.folder}")
+        adapter = result.register(order)
+        progress.phase(f"registered {adapter.reference} in {order.registry.folder}")
     return 0

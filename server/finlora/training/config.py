@@ -62,6 +62,9 @@ class TrainingConfig(BaseModel):
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    initial_adapter: Annotated[
+        str | None, Field(description="registered adapter of the same kind to start from")
+    ] = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_rows: Annotated[PositiveInt | None, Field(description="train on a sample")] = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1

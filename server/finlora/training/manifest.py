@@ -56,6 +56,7 @@ def _facts(
     settings = config.model_dump(exclude={"dataset_path", "val_dataset_path", "sources"})
     return {
         "config": settings,
+        "initial_adapter": workshop.initial_adapter,
         "num_train_rows": len(workshop.examples.whole),
         "num_valid_rows": len(dataset.split.valid),
         "num_duplicates_dropped": dataset.split.num_duplicates,

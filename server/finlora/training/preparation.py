@@ -43,6 +43,11 @@ class Examples:
     stripped: list[Example]  # prompts without their trailing space
     num_too_long: int
 
+    @property
+    def max_tokens(self) -> int:
+        """Length of the longest row."""
+        return max(example.num_tokens for example in self.whole)
+
     def of_epoch(self, epoch: int, config: TrainingConfig) -> list[Example]:
         """Every row once; some as a client sends it who strips the prompt's end."""
         generator = random.Random(f"{config.seed}/strip/{epoch}")

@@ -27,6 +27,7 @@ class Order:
     config: TrainingConfig
     folder: Path  # relative data paths count from here
     device: str
+    registry: AdapterRegistry
     command: str  # for the model card
     output: Path | None = None  # where the adapter is kept besides the registry
 
@@ -46,10 +47,15 @@ class Result:
             (folder / name).write_bytes(content)
         (folder / MANIFEST_FILE).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
 
-    def register(self, registry: AdapterRegistry, name: str, variant: str) -> Adapter:
+    def register(self, order: Order) -> Adapter:
         """Hand it to the registry."""
-        return registry.register(
-            name, variant, self.files.config, self.files.weights, self.manifest, self.extra_files
+        return order.registry.register(
+            order.name,
+            order.config.variant,
+            self.files.config,
+            self.files.weights,
+            self.manifest,
+            self.extra_files,
         )
 
 
@@ -60,7 +66,7 @@ def run(order: Order, progress: Progress) -> Result:
     dataset = load_dataset(config, order.folder)
     progress.dataset(dataset)
     progress.phase(f"loading {config.base_model} in {config.quantization}")
-    workshop = prepare(config, dataset.split.train, device=order.device)
+    workshop = prepare(config, dataset.split.train, order.registry, device=order.device)
     progress.workshop(workshop)
     trainer = Trainer(workshop.base.model, workshop.layers, config)
     history = trainer.fit(
@@ -73,7 +79,7 @@ def run(order: Order, progress: Progress) -> Result:
 def describe(order: Order) -> dict[str, Any]:
     """What `run` would do, without doing it. Raises FinLoRAError."""
     dataset = load_dataset(order.config, order.folder)
-    workshop = prepare(order.config, dataset.split.train, device=order.device)
+    workshop = prepare(order.config, dataset.split.train, order.registry, device=order.device)
     first = workshop.examples.whole[0]
     lengths = sorted(example.num_tokens for example in workshop.examples.whole)
     return {

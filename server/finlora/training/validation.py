@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 from finlora.adapters.adapter import Manifest
 from finlora.adapters.peft_config import parse_config
 from finlora.adapters.registry import AdapterRegistry
-from finlora.adapters.validation import parse_weights
 from finlora.config import Settings
 from finlora.engine.factory import build_engine
 from finlora.evaluation.label_scorer import LabelScorer
@@ -22,10 +21,12 @@ from finlora.training.adapter_files import AdapterFiles
 from finlora.training.batches import Example, ExampleEncoder, by_length, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs
+from finlora.training.restore import load_weights
 from finlora.training.rows import Row
 from finlora.training.workshop import attach_layers
 
 BATCH_SIZE = 32
+MAX_COMPARED_ROWS = 300  # of the comparisons beside the adapter's own score
 MAX_ENGINE_ROWS = 40  # the engine computes logits of every prompt token, so it gets a sample
 
 
@@ -47,19 +48,7 @@ class Judge:
 
     def load(self, files: AdapterFiles) -> None:
         """Put an adapter on; until then the bare base is judged. Raises AdapterError."""
-        weights = parse_weights(
-            parse_config(files.config),
-            files.weights,
-            self._base.spec,
-            max_rank=self._config.lora_r,
-        )
-        with torch.no_grad():
-            for name, layer in self._layers.items():
-                layer.a.copy_(weights[name].a)
-                layer.b.copy_(weights[name].b)
-                magnitude = weights[name].magnitude
-                if layer.magnitude is not None and magnitude is not None:
-                    layer.magnitude.copy_(magnitude)
+        load_weights(self._layers, parse_config(files.config), files.weights, self._base.spec)
 
     def choose(self, rows: Sequence[Row], *, stripped: bool = False) -> list[str]:
         """The likeliest label of each row; `stripped`: without the prompt's trailing space."""
@@ -113,18 +102,18 @@ def validate(
     """Scores for the manifest, the bare base beside them. Raises AdapterError."""
     labels = manifest.labels or []
     judge = Judge(config, encoder, labels, device)
-    bare = _scores(labels, rows, judge.choose(rows))
+    compared, sample = rows[:MAX_COMPARED_ROWS], rows[:MAX_ENGINE_ROWS]
+    bare = judge.choose(compared)
     judge.load(files)
     chosen = judge.choose(rows)
-    sample = rows[:MAX_ENGINE_ROWS]
+    stripped = judge.choose(compared, stripped=True)
     served = judge.choose_on_engine(sample, files, manifest)
     return {
         "how": "exact label probabilities on the base as served",
         "adapter": _scores(labels, rows, chosen).as_dict(),
-        "adapter_without_trailing_space": _scores(
-            labels, rows, judge.choose(rows, stripped=True)
-        ).as_dict(),
-        "bare_base": bare.as_dict(),
+        "adapter_on_compared_rows": _scores(labels, compared, chosen).as_dict(),
+        "adapter_without_trailing_space": _scores(labels, compared, stripped).as_dict(),
+        "bare_base": _scores(labels, compared, bare).as_dict(),
         "serving_engine": {
             "num_rows": len(sample),
             "num_same_label": sum(a == b for a, b in zip(served, chosen, strict=False)),
@@ -133,4 +122,4 @@ def validate(
 
 
 def _scores(labels: Sequence[str], rows: Sequence[Row], chosen: list[str]) -> Scores:
-    return score(labels, [row.target for row in rows], chosen)
+    return score(labels, [row.target for row in rows], chosen[: len(rows)])

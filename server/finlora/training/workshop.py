@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import ConfigError
@@ -10,8 +12,13 @@ from finlora.training.batches import ExampleEncoder
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
 from finlora.training.preparation import Examples, encode_rows, eos_token_id
+from finlora.training.restore import load_weights
 from finlora.training.rows import Row
 from finlora.training.widen import check_double_quantised, widen
+
+# Up to here plain attention beats the fused CPU kernel, whose backward pass alone takes a fifth of
+# a step of 80-token rows; its memory grows with the square.
+MAX_EAGER_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class Workshop:
     encoder: ExampleEncoder
     eos: int
     examples: Examples
+    initial_adapter: str | None  # the version that the layers start from
 
     @property
     def num_trainable(self) -> int:
@@ -35,20 +43,36 @@ class Workshop:
         )
 
 
-def prepare(config: TrainingConfig, rows: list[Row], *, device: str) -> Workshop:
+def prepare(
+    config: TrainingConfig, rows: list[Row], registry: AdapterRegistry, *, device: str
+) -> Workshop:
     """Load the base, check that it is quantised as configured, attach what will be learned."""
     base = load_base(config.base_model, config.quantization, device=device, training=True)
     if config.quantization is Quantization.NF4:
         check_double_quantised(base.model)
         widen(base.model, base.compute_dtype)
-    if base.device.type == "cpu":
-        # For rows of a few hundred tokens twice as fast as the fused kernel's backward pass.
-        base.model.set_attn_implementation("eager")
     layers = attach_layers(base, config)
+    initial = _start_from(layers, base, config, registry)
     eos = eos_token_id(base.tokenizer, base.spec.eos_token_ids)
     encoder = ExampleEncoder(base.tokenizer, eos)
     examples = encode_rows(rows, encoder, config)
-    return Workshop(base, layers, encoder, eos, examples)
+    if base.device.type == "cpu" and examples.max_tokens <= MAX_EAGER_TOKENS:
+        base.model.set_attn_implementation("eager")
+    return Workshop(base, layers, encoder, eos, examples, initial)
+
+
+def _start_from(
+    layers: dict[str, TrainableLoRA],
+    base: LoadedBase,
+    config: TrainingConfig,
+    registry: AdapterRegistry,
+) -> str | None:
+    if config.initial_adapter is None:
+        return None
+    adapter = registry.resolve(config.initial_adapter)
+    check_compatible(adapter, base.spec, config.quantization, strict=True)
+    load_weights(layers, adapter.config, registry.read(adapter), base.spec)
+    return adapter.reference
 
 
 def attach_layers(base: LoadedBase, config: TrainingConfig) -> dict[str, TrainableLoRA]:
