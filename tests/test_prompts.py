@@ -1,5 +1,4 @@
 import pytest
-from tests.tiny_models import END, START, tokenizer
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -12,6 +11,7 @@ from finlora.prompts import (
     prompt_format_hash,
     sentiment_template,
 )
+from tests.tiny_models import END, START, tokenizer
 
 LABELS = ("negative", "neutral", "positive")
 NEWS = sentiment_template("news", LABELS)
