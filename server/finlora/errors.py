@@ -1,18 +1,18 @@
 """The error tree. The engine raises these; only the HTTP layer turns them into status codes.
 
-    FinLoRAError
-    ├── ConfigError                     a setting or a configuration file is wrong
-    ├── BaseModelError                  a base model cannot be fetched, read or served
-    ├── AdapterError
-    │   ├── AdapterNotFoundError        no adapter of that name (or digest) is registered
-    │   ├── AdapterIncompatibleError    the adapter does not fit this base or this server
-    │   └── AdapterLoadError            the adapter's files are missing, broken or refused
-    ├── RequestError                    the client's request cannot be served as it is
-    │   ├── PromptTooLongError          prompt and output do not fit the context window
-    │   └── InvalidSamplingParamsError  a sampling parameter is out of range
-    └── EngineError
-        ├── EngineOverloadedError       the waiting queue is full; try again later
-        └── EngineStoppedError          the engine is not running (starting, stopping, failed)
+FinLoRAError
+├── ConfigError                     a setting or a configuration file is wrong
+├── BaseModelError                  a base model cannot be fetched, read or served
+├── AdapterError
+│   ├── AdapterNotFoundError        no adapter of that name (or digest) is registered
+│   ├── AdapterIncompatibleError    the adapter does not fit this base or this server
+│   └── AdapterLoadError            the adapter's files are missing, broken or refused
+├── RequestError                    the client's request cannot be served as it is
+│   ├── PromptTooLongError          prompt and output do not fit the context window
+│   └── InvalidSamplingParamsError  a sampling parameter is out of range
+└── EngineError
+    ├── EngineOverloadedError       the waiting queue is full; try again later
+    └── EngineStoppedError          the engine is not running (starting, stopping, failed)
 """
 
 
