@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,26 @@ def test_a_run_can_start_from_a_registered_adapter(config_file: Path, tmp_path: 
     ]
     assert losses[1] < losses[0] / 2
     assert registry.rollback("verbs") == first
+
+
+def test_the_program_tells_an_error_in_one_line(tmp_path: Path) -> None:
+    program = "from finlora.training.cli import entry; raise SystemExit(entry())"
+    arguments = ["verbs", "--config", str(tmp_path / "none.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"finlora-train: {arguments[2]} cannot be read: No such file or directory\n"
+    )
+    assert done.stdout == ""
+
+
+def test_help_and_list_need_no_torch() -> None:
+    program = """
+import sys
+from finlora.training.cli import main
+main(["--list"])
+sys.exit("torch" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -23,6 +23,7 @@ class Progress:
     def __init__(self, write: Callable[[str], None] = _to_stderr) -> None:
         self.phase = write
         self._last_line = 0.0
+        self._seconds = 0.0  # in steps so far
 
     def dataset(self, dataset: Dataset) -> None:
         """What was read."""
@@ -43,11 +44,12 @@ class Progress:
 
     def step(self, step: Step) -> None:
         """A line for the first and the last step, and every few seconds."""
+        self._seconds += step.seconds
         now = time.monotonic()
         if 1 < step.number < step.num_steps and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        left = (step.num_steps - step.number) * step.seconds
+        left = (step.num_steps - step.number) * self._seconds / step.number
         self.phase(
             f"step {step.number}/{step.num_steps}  loss {step.loss:.4f}  "
             f"lr {step.learning_rate:.2e}  {step.num_tokens / step.seconds:.0f} tokens/s  "
