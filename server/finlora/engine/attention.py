@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -22,14 +21,44 @@ IMPLEMENTATION = "finlora_paged"
 BLOCK = CONTEXT_PADDING  # positions in a prefill block; keys are padded to its end
 
 
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Which rows of a layer's pool, seen as [pages * 2 * kv heads, head size], a group reads."""
+
+    keys: Tensor  # [num_seqs * kv heads * length]
+    values: Tensor
+    num_rows: int  # num_seqs * kv heads
+    length: int  # keys per sequence, padded
+
+    @classmethod
+    def of_pages(cls, pages: Pages, num_kv_heads: int, device: torch.device) -> "Context":
+        """Of the page tables [num_seqs, length]; padding points to the zero page."""
+        heads = np.arange(num_kv_heads)[None, :, None]
+        keys = (pages[:, None, :] * (2 * num_kv_heads) + heads).reshape(-1)
+        index = torch.from_numpy(keys).to(device)
+        num_rows = len(pages) * num_kv_heads
+        return cls(index, index + num_kv_heads, num_rows, pages.shape[1])
+
+    def read(self, pool: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [num_rows, length, head size]."""
+        rows = pool.view(-1, pool.shape[-1])
+        shape = (self.num_rows, self.length, pool.shape[-1])
+        return (
+            rows.index_select(0, self.keys).view(shape),
+            rows.index_select(0, self.values).view(shape),
+        )
+
+
+Biases = dict[tuple[int | None, torch.dtype], Tensor]
+
+
 @dataclass(slots=True)
 class DecodeGroup:
     """Sequences with one new token each, the first rows of the batch."""
 
-    pages: Tensor  # [num_seqs * padded_length], int64; padding points to the zero page
     positions: Tensor  # [num_seqs], position of the new token
-    padded_length: int
-    _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    context: Context
+    _biases: Biases = field(default_factory=dict)
 
     @property
     def num_seqs(self) -> int:
@@ -37,12 +66,13 @@ class DecodeGroup:
         return self.positions.shape[0]
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask [num_seqs, 1, 1, padded_length]; made once per step and window."""
+        """Additive mask [num_seqs * kv heads, 1, length]; made once per step and window."""
         key = (window, dtype)
         if key not in self._biases:
-            keys = torch.arange(self.padded_length, device=self.positions.device)
+            keys = torch.arange(self.context.length, device=self.positions.device)
             bias = _bias(self.positions[:, None], keys, window, dtype)
-            self._biases[key] = bias[:, None, None, :]
+            num_kv_heads = self.context.num_rows // self.num_seqs
+            self._biases[key] = bias.repeat_interleave(num_kv_heads, 0)[:, None, :]
         return self._biases[key]
 
 
@@ -50,23 +80,17 @@ class DecodeGroup:
 class BlockGroup:
     """Sequences with new tokens in the positions [BLOCK * index, BLOCK * index + BLOCK)."""
 
-    index: int
-    pages: Tensor  # [num_seqs * BLOCK * (index + 1)]
     queries: Tensor  # [num_seqs * BLOCK], row of the batch for each position; any where none is new
     rows: Tensor  # [num_new], rows of the batch that are new here
     places: Tensor  # [num_new], where among `queries` each of them is
-    _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
-
-    @property
-    def context_length(self) -> int:
-        """Keys that a block of queries is shown, masked ones included."""
-        return BLOCK * (self.index + 1)
+    context: Context
+    _biases: Biases = field(default_factory=dict)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask [BLOCK, context_length]; made once per step and window."""
+        """Additive mask [BLOCK, length], the same for all; made once per step and window."""
         key = (window, dtype)
         if key not in self._biases:
-            keys = torch.arange(self.context_length, device=self.pages.device)
+            keys = torch.arange(self.context.length, device=self.rows.device)
             self._biases[key] = _bias(keys[-BLOCK:, None], keys, window, dtype)
         return self._biases[key]
 
@@ -93,28 +117,32 @@ class SequenceSpan:
 
 def build_batch(pools: list[Tensor], table: Pages, spans: list[SequenceSpan]) -> AttentionBatch:
     """Describe a packed batch; spans that decode must come first, pages be already assigned."""
-    device = pools[0].device
+    device, num_kv_heads = pools[0].device, pools[0].shape[2]
     num_decodes = sum(span.decodes for span in spans)
     new_pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
+    decode = None
+    if num_decodes:
+        decode = _decode_group(table, spans[:num_decodes], num_kv_heads, device)
     return AttentionBatch(
         pools=pools,
         new_pages=torch.from_numpy(np.concatenate(new_pages)).to(device),
-        decode=_decode_group(table, spans[:num_decodes], device),
-        blocks=_block_groups(table, spans[num_decodes:], num_decodes, device),
+        decode=decode,
+        blocks=[
+            _block_group(table, index, pieces, num_kv_heads, device)
+            for index, pieces in _pieces(spans[num_decodes:], num_decodes).items()
+        ],
     )
 
 
 def _decode_group(
-    table: Pages, spans: list[SequenceSpan], device: torch.device
-) -> DecodeGroup | None:
-    if not spans:
-        return None
+    table: Pages, spans: list[SequenceSpan], num_kv_heads: int, device: torch.device
+) -> DecodeGroup:
     longest = max(span.start for span in spans) + 1
     padded = -(-longest // CONTEXT_PADDING) * CONTEXT_PADDING
-    pages = table[[span.row for span in spans], :padded].reshape(-1)
+    pages = table[[span.row for span in spans], :padded]
     positions = np.array([span.start for span in spans], np.int64)
     return DecodeGroup(
-        torch.from_numpy(pages).to(device), torch.from_numpy(positions).to(device), padded
+        torch.from_numpy(positions).to(device), Context.of_pages(pages, num_kv_heads, device)
     )
 
 
@@ -128,9 +156,8 @@ class _Piece:
     num_tokens: int
 
 
-def _block_groups(
-    table: Pages, spans: list[SequenceSpan], first_row: int, device: torch.device
-) -> list[BlockGroup]:
+def _pieces(spans: list[SequenceSpan], first_row: int) -> dict[int, list[_Piece]]:
+    """The spans cut at the borders of blocks, by block."""
     pieces: dict[int, list[_Piece]] = defaultdict(list)
     batch_row = first_row
     for span in spans:
@@ -141,11 +168,11 @@ def _block_groups(
             pieces[index].append(_Piece(span.row, batch_row, offset, num_tokens))
             position += num_tokens
             batch_row += num_tokens
-    return [_block_group(table, index, group, device) for index, group in pieces.items()]
+    return pieces
 
 
 def _block_group(
-    table: Pages, index: int, pieces: list[_Piece], device: torch.device
+    table: Pages, index: int, pieces: list[_Piece], num_kv_heads: int, device: torch.device
 ) -> BlockGroup:
     pages = table[[piece.table_row for piece in pieces], : BLOCK * (index + 1)]
     rows = np.concatenate([np.arange(p.batch_row, p.batch_row + p.num_tokens) for p in pieces])
@@ -155,11 +182,10 @@ def _block_group(
     queries = np.full(len(pieces) * BLOCK, rows[0])
     queries[places] = rows
     return BlockGroup(
-        index,
-        pages=torch.from_numpy(pages.reshape(-1)).to(device),
         queries=torch.from_numpy(queries).to(device),
         rows=torch.from_numpy(rows).to(device),
         places=torch.from_numpy(places).to(device),
+        context=Context.of_pages(pages, num_kv_heads, device),
     )
 
 
@@ -185,80 +211,64 @@ def paged_attention(
     new = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
     pool.index_copy_(0, attention_batch.new_pages, new)  # [T, 2, kv heads, size]
     query = query[0].transpose(0, 1)  # [T, heads, size]
+    scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     decode = attention_batch.decode
     if decode is not None:
-        own = query[: decode.num_seqs]
-        output[: decode.num_seqs] = _decode(own, pool, decode, scaling, sliding_window, softcap)
+        own = slice(0, decode.num_seqs)
+        output[own] = _decode(query[own], pool, decode, sliding_window, scores)
     for block in attention_batch.blocks:
-        attended = _prefill(query, pool, block, scaling, sliding_window, softcap)
+        attended = _prefill(query, pool, block, sliding_window, scores)
         output.index_copy_(0, block.rows, attended)
     return output[None], None
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a model turns products of queries and keys into scores."""
+
+    scaling: float
+    softcap: float | None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """[n, queries, size] by [n, keys, size]; bias broadcasts to [n, queries, keys].
+
+        Two batched products: for short sequences two to ten times faster on a CPU than the fused
+        kernel. Scores are rounded to the compute type once, as in transformers' eager attention.
+        """
+        if self.softcap is None:
+            scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.scaling)
+        else:
+            products = torch.bmm(query, key.transpose(1, 2)).float() * self.scaling
+            capped = self.softcap * torch.tanh(products / self.softcap)
+            scores = (capped + bias).to(query.dtype)
+        return torch.bmm(scores.softmax(-1), value)
+
+
 def _decode(
-    query: Tensor,
-    pool: Tensor,
-    group: DecodeGroup,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
+    query: Tensor, pool: Tensor, group: DecodeGroup, window: int | None, scores: Scores
 ) -> Tensor:
     num_seqs, num_heads, size = query.shape
-    key, value = _context(pool, group.pages, num_seqs)
+    key, value = group.context.read(pool)
     # The heads that share a key head become its queries: no key is repeated.
-    num_kv_heads = key.shape[1]
-    grouped = query.reshape(num_seqs, num_kv_heads, num_heads // num_kv_heads, size)
-    bias = group.bias(window, query.dtype)
-    attended = _attend(grouped, key, value, bias, scaling, softcap)
-    return attended.reshape(num_seqs, num_heads, size)
+    grouped = query.reshape(key.shape[0], -1, size)
+    attended = scores.attend(grouped, key, value, group.bias(window, query.dtype))
+    return attended.view(num_seqs, num_heads, size)
 
 
 def _prefill(
-    query: Tensor,
-    pool: Tensor,
-    group: BlockGroup,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
+    query: Tensor, pool: Tensor, group: BlockGroup, window: int | None, scores: Scores
 ) -> Tensor:
     num_heads, size = query.shape[1:]
     num_seqs = group.queries.shape[0] // BLOCK
-    key, value = _context(pool, group.pages, num_seqs)
-    queries = query.index_select(0, group.queries).view(num_seqs, BLOCK, num_heads, size)
-    bias = group.bias(window, query.dtype)
-    attended = _attend(queries.transpose(1, 2), key, value, bias, scaling, softcap)
-    attended = attended.transpose(1, 2).reshape(num_seqs * BLOCK, num_heads, size)
-    return attended.index_select(0, group.places)
-
-
-def _context(pool: Tensor, pages: Tensor, num_seqs: int) -> tuple[Tensor, Tensor]:
-    """Keys and values [num_seqs, kv heads, context, size] of equally many pages for each."""
-    context = pool.index_select(0, pages)
-    context = context.view(num_seqs, pages.shape[0] // num_seqs, *pool.shape[1:])
-    return context[:, :, 0].transpose(1, 2), context[:, :, 1].transpose(1, 2)
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    scaling: float | None,
-    softcap: float | None,
-) -> Tensor:
-    """[seqs, heads, queries, size]; key and value may have fewer heads."""
-    if softcap is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True
-        )
-    # No fused kernel knows soft-capped scores (Gemma 2).
-    num_groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(num_groups, 1) for t in (key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key.transpose(-1, -2)).float() * scale
-    scores = softcap * torch.tanh(scores / softcap) + bias
-    return torch.matmul(scores.softmax(-1).to(query.dtype), value)
+    key, value = group.context.read(pool)
+    padded = query.index_select(0, group.queries).view(num_seqs, BLOCK, num_heads, size)
+    grouped = padded.transpose(1, 2).reshape(key.shape[0], -1, size)
+    num_groups = grouped.shape[1] // BLOCK
+    bias = group.bias(window, query.dtype).repeat(num_groups, 1)
+    attended = scores.attend(grouped, key, value, bias[None])
+    attended = attended.view(num_seqs, num_heads, BLOCK, size).transpose(1, 2)
+    return attended.reshape(-1, num_heads, size).index_select(0, group.places)
 
 
 def _bias(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from finlora.engine.lora import AdapterWeights, LoRASlots
 from finlora.engine.lora_loader import LoRALoader, squared_row_norms
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
+from finlora.engine.packed_linear import replace_packed_layers
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.metrics import Metrics
@@ -66,6 +67,8 @@ def assemble(
         row_norms = squared_row_norms(base.model, list(base.spec.linear_layers))
     report("packing and warming up")
     pack(base.model)
+    base_bytes = memory_bytes(base.model)
+    replace_packed_layers(base.model)
     base_layers = {name: base.model.get_submodule(name) for name in base.spec.linear_layers}
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
@@ -108,7 +111,7 @@ def assemble(
             tokenizer=base.tokenizer.backend_tokenizer,
             spec=base.spec,
             metrics=metrics,
-            base_bytes=memory_bytes(base.model),
+            base_bytes=base_bytes,
             slots=slots,
         )
     )
