@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +192,32 @@ main(["--list"])
 sys.exit("torch" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
+    config_file: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fixed = [sys.executable, "-m", "finlora", "train", "verbs", "--config", str(config_file)]
+    fixed += ["--device", "cpu", "--checkpoints", str(tmp_path / "checkpoints")]
+    fixed += ["--registry", str(tmp_path / "registry"), "--set", "num_epochs=80"]
+    with subprocess.Popen(fixed, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("step 1/"):
+                break
+        running.send_signal(signal.SIGTERM)
+        told = running.stderr.read()
+        assert running.wait() == 0
+    assert "--resume goes on" in told
+    assert files_below(tmp_path / "registry") == []
+
+    done = subprocess.run(
+        [*fixed, "--resume"], stderr=subprocess.PIPE, text=True, env=environment, check=True
+    )
+    assert "going on after step" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+    adapter = AdapterRegistry(tmp_path / "registry").resolve("verbs")
+    steps = json.loads((adapter.folder / "metrics.json").read_text())["steps"]
+    assert [step["number"] for step in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) == steps[0]["num_steps"]

@@ -11,7 +11,8 @@ from finlora.training.batches import Example, ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs
 from finlora.training.lora_layer import TrainableLoRA
-from finlora.training.trainer import Step, Trainer, TrainingDivergedError, rate_factor
+from finlora.training.optimization import rate_factor
+from finlora.training.trainer import Step, Trainer, TrainingDivergedError
 from finlora.training.widen import widen
 from finlora.training.workshop import attach_layers
 from tests.training.rows import make_rows
@@ -69,11 +70,10 @@ def test_every_layer_learns_also_after_an_evaluation(
     base = load(dtype=torch.bfloat16)
     config = TrainingConfig(**(RECIPE | fields))
     layers = attach_layers(base, config)
-    trainer = Trainer(base.model, layers, config)
-    trainer.fit(lambda _: examples, on_step=lambda _: None)
+    Trainer(base.model, layers, config).fit(lambda _: examples, on_step=lambda _: None)
     row_logprobs(base.model, collate(examples[:4], base.device))
     before = {name: _copies(layer) for name, layer in layers.items()}
-    trainer.fit(lambda _: examples, on_step=lambda _: None)
+    Trainer(base.model, layers, config).fit(lambda _: examples, on_step=lambda _: None)
     for name, layer in layers.items():
         for part, tensor in layer.tensors().items():
             assert not torch.equal(before[name][part], tensor), f"{name}.{part}"

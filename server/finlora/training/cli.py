@@ -3,12 +3,15 @@
 import argparse
 import json
 import shlex
+import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from finlora.adapters.shipped import open_registry
 from finlora.bases.quiet import quiet_libraries
-from finlora.config import load_settings
+from finlora.config import cache_folder, load_settings
 from finlora.errors import ConfigError, FinLoRAError
 from finlora.training.config import SHIPPED_CONFIGS, TrainingConfig, load_config, read_configs
 
@@ -50,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--registry", type=Path, help="folder of the adapter registry")
     add("--output", type=Path, help="also write the adapter into this folder")
     add("--no-register", action="store_true", help="leave the registry alone (needs --output)")
+    add("--resume", action="store_true", help="go on from the last checkpoint that is sound")
+    add("--checkpoints", type=Path, help="where they are kept (default: in the cache folder)")
     add("--dry-run", action="store_true", help="show what would be done")
     return parser
 
@@ -91,7 +96,7 @@ def _command(args: argparse.Namespace) -> str:
 def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     # Imported here: they bring torch, which --help, --list and a mistyped name do not need.
     from finlora.training.progress import Progress
-    from finlora.training.run import Order, describe, run
+    from finlora.training.run import Order, RunStoppedError, describe, run
 
     if args.no_register and args.output is None and not args.dry_run:
         raise ConfigError("--no-register without --output would train for nothing")
@@ -103,16 +108,32 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
         device=args.device,
         registry=open_registry(load_settings(registry=args.registry)),
         command=_command(args),
+        checkpoints=args.checkpoints or cache_folder() / "training" / args.name,
         output=args.output,
+        resume=args.resume,
+        stopped=_stop_signal().is_set,
     )
     if args.dry_run:
         sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
         return 0
     progress = Progress()
-    result = run(order, progress)
+    try:
+        result = run(order, progress)
+    except RunStoppedError as stopped:
+        progress.phase(str(stopped))
+        return 0
     if args.output is not None:
         progress.phase(f"written to {args.output}")
     if not args.no_register:
         adapter = result.register(order)
         progress.phase(f"registered {adapter.reference} in {order.registry.folder}")
+    shutil.rmtree(order.checkpoints, ignore_errors=True)
     return 0
+
+
+def _stop_signal() -> threading.Event:
+    """Set by SIGTERM: the run saves its state and ends as it should."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop

@@ -65,6 +65,7 @@ class TrainingConfig(BaseModel):
     initial_adapter: Annotated[
         str | None, Field(description="registered adapter of the same kind to start from")
     ] = None
+    checkpoint_steps: PositiveInt = 50
     seed: Annotated[int, Field(ge=0)] = 0
     max_rows: Annotated[PositiveInt | None, Field(description="train on a sample")] = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1

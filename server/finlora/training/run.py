@@ -1,20 +1,24 @@
 """One training run, from configuration to a checked result; registering it is a separate act."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from finlora.adapters.adapter import MANIFEST_FILE, Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
+from finlora.errors import FinLoRAError
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.card import model_card
+from finlora.training.checkpoint import Checkpoint, Checkpoints
 from finlora.training.config import TrainingConfig
 from finlora.training.manifest import build_manifest
 from finlora.training.preparation import Dataset, load_dataset
 from finlora.training.progress import Progress
-from finlora.training.trainer import Trainer, TrainingHistory
+from finlora.training.trainer import Step, Trainer, TrainingHistory
 from finlora.training.validation import validate
 from finlora.training.workshop import Workshop, prepare
 
@@ -29,7 +33,14 @@ class Order:
     device: str
     registry: AdapterRegistry
     command: str  # for the model card
+    checkpoints: Path  # folder of this name's checkpoints
     output: Path | None = None  # where the adapter is kept besides the registry
+    resume: bool = False
+    stopped: Callable[[], bool] = lambda: False  # whether to save and end after this step
+
+
+class RunStoppedError(FinLoRAError):
+    """The user stopped the run; it can go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Result:
 
 
 def run(order: Order, progress: Progress) -> Result:
-    """Train and validate; nothing is registered yet. Raises FinLoRAError."""
+    """Train and validate; nothing is registered yet. Raises FinLoRAError, also RunStoppedError."""
     config = order.config
     keep_freed_memory()
     dataset = load_dataset(config, order.folder)
@@ -68,10 +79,7 @@ def run(order: Order, progress: Progress) -> Result:
     progress.phase(f"loading {config.base_model} in {config.quantization}")
     workshop = prepare(config, dataset.split.train, order.registry, device=order.device)
     progress.workshop(workshop)
-    trainer = Trainer(workshop.base.model, workshop.layers, config)
-    history = trainer.fit(
-        lambda epoch: workshop.examples.of_epoch(epoch, config), on_step=progress.step
-    )
+    history = _train(order, dataset, workshop, progress)
     progress.trained(history)
     return _finish(order, dataset, workshop, history, progress)
 
@@ -102,6 +110,53 @@ def describe(order: Order) -> dict[str, Any]:
             "target_token_ids": first.target,
         },
     }
+
+
+def _train(
+    order: Order, dataset: Dataset, workshop: Workshop, progress: Progress
+) -> TrainingHistory:
+    config = order.config
+    trainer = Trainer(workshop.base.model, workshop.layers, config)
+    checkpoints = Checkpoints(order.checkpoints, _run_hash(config, dataset, workshop))
+    if not order.resume:
+        checkpoints.clear()
+    elif found := checkpoints.newest(progress.phase):
+        trainer.restore(found.steps, found.tensors)
+        progress.phase(f"going on after step {len(found.steps)}")
+    else:
+        progress.phase("no checkpoint to resume from: starting anew")
+
+    def on_step(step: Step) -> None:
+        progress.step(step)
+        stopped = order.stopped()
+        if stopped or step.number % config.checkpoint_steps == 0:
+            _save(checkpoints, trainer, progress)
+        if stopped:
+            raise RunStoppedError(
+                f"stopped after step {step.number} of {step.num_steps}; --resume goes on"
+            )
+
+    return trainer.fit(lambda epoch: workshop.examples.of_epoch(epoch, config), on_step=on_step)
+
+
+def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> None:
+    """A full disk costs the checkpoint, not the run."""
+    try:
+        checkpoints.save(Checkpoint(trainer.history.steps, trainer.tensors()))
+    except OSError as error:
+        progress.phase(f"no checkpoint could be written: {error}")
+
+
+def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop) -> str:
+    """SHA-256 over everything that decides what is learned."""
+    words = {"description", "licence", "sources", "task", "checkpoint_steps"}
+    facts = {
+        "config": config.model_dump(exclude={"dataset_path", "val_dataset_path", *words}),
+        "data": [source["sha256"] for source in dataset.sources()],
+        "base": workshop.base.spec.fingerprint,
+        "initial_adapter": workshop.initial_adapter,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _finish(

@@ -1,6 +1,5 @@
 """The training loop: batches in, learned LoRA layers out. Knows no files and no registry."""
 
-import logging
 import math
 import random
 import time
@@ -16,8 +15,7 @@ from finlora.training.batches import Example, collate, in_chunks, length_grouped
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import target_logprobs
 from finlora.training.lora_layer import TrainableLoRA
-
-logger = logging.getLogger(__name__)
+from finlora.training.optimization import make_optimizer, rate_factor
 
 
 class TrainingDivergedError(FinLoRAError):
@@ -67,6 +65,7 @@ class Trainer:
             p for layer in layers.values() for p in layer.parameters() if p.requires_grad
         ]
         self._layers = layers
+        self.history = TrainingHistory()
         self._optimizer = make_optimizer(self._parameters, config, model.device)
 
     def fit(
@@ -75,21 +74,50 @@ class Trainer:
         *,
         on_step: Callable[[Step], None],
     ) -> TrainingHistory:
-        """Train for `num_epochs`; `epochs` gives the examples of an epoch.
+        """Train to the end of `num_epochs`; `epochs` gives the examples of an epoch.
 
-        Raises TrainingDivergedError when the loss is not finite, before the weights are touched.
+        Goes on after the steps in `history`. Raises TrainingDivergedError when the loss is not
+        finite, before the weights are touched.
         """
-        history = TrainingHistory()
+        num_done = len(self.history.steps)
+        number = 0
         self._set_training(True)
         per_step = self._config.batch_size * self._config.gradient_accumulation_steps
         num_steps = self._config.num_epochs * math.ceil(len(epochs(0)) / per_step)
         for epoch in range(self._config.num_epochs):
             for batches in self._steps_of(epochs(epoch), epoch):
-                step = self._step(batches, len(history.steps) + 1, num_steps, epoch)
-                history.steps.append(step)
-                on_step(step)
+                number += 1
+                if number > num_done:
+                    step = self._step(batches, number, num_steps, epoch)
+                    self.history.steps.append(step)
+                    on_step(step)
         self._set_training(False)
-        return history
+        return self.history
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state, to go on from."""
+        state = self._optimizer.state_dict()["state"]
+        return {
+            **{f"weight.{i}": p.detach().clone() for i, p in enumerate(self._parameters)},
+            **{
+                f"{key}.{i}": torch.as_tensor(value).clone()
+                for i, entries in state.items()
+                for key, value in entries.items()
+            },
+        }
+
+    @torch.no_grad()
+    def restore(self, steps: list[Step], tensors: dict[str, Tensor]) -> None:
+        """Go on after these steps, from what `tensors` gave then."""
+        state: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self._parameters))}
+        for name, tensor in tensors.items():
+            key, _, index = name.rpartition(".")
+            state[int(index)][key] = tensor
+        for parameter, entries in zip(self._parameters, state.values(), strict=True):
+            parameter.copy_(entries.pop("weight"))
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.history.steps = list(steps)
 
     def _steps_of(self, examples: list[Example], epoch: int) -> Iterator[list[list[Example]]]:
         """Batches of each optimizer step."""
@@ -99,6 +127,9 @@ class Trainer:
 
     def _step(self, batches: list[list[Example]], number: int, num_steps: int, epoch: int) -> Step:
         started = time.perf_counter()
+        if self._config.lora_dropout:
+            # By step, so that a run that is taken up again draws what it would have drawn.
+            torch.manual_seed(self._config.seed * 1_000_003 + number)
         num_targets = sum(len(example.target) for batch in batches for example in batch)
         loss = 0.0
         for examples in batches:
@@ -133,31 +164,3 @@ class Trainer:
         # The base stays in eval mode: its own dropout is none of ours.
         for layer in self._layers.values():
             layer.training = mode
-
-
-def rate_factor(config: TrainingConfig, step: int, num_steps: int) -> float:
-    """Share of the learning rate in step 1..num_steps: linear warm-up, then the schedule."""
-    num_warmup = math.ceil(config.warmup * num_steps)
-    if step <= num_warmup:
-        return step / num_warmup
-    if config.lr_scheduler == "constant":
-        return 1.0
-    done = (step - num_warmup - 1) / max(num_steps - num_warmup, 1)
-    return 1 - done if config.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
-
-
-def make_optimizer(
-    parameters: list[torch.nn.Parameter], config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW; on CUDA with 8-bit state in paged memory, which on a CPU would gain nothing."""
-    if device.type == "cuda":
-        from bitsandbytes.optim.adamw import PagedAdamW8bit
-
-        optimizer: torch.optim.Optimizer = PagedAdamW8bit(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        return optimizer
-    logger.info("plain AdamW: paged 8-bit optimizer state is for CUDA")
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )

@@ -1,0 +1,91 @@
+"""Checkpoints of a run: written aside, hashed, moved into place; only what verifies is read."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from finlora.adapters.files import move_folder, write_file
+from finlora.errors import ConfigError
+from finlora.training.trainer import Step
+
+TENSORS_FILE = "state.safetensors"
+FACTS_FILE = "checkpoint.json"  # names the other file's hash, so it is written last
+PREFIX = "step-"
+NUM_KEPT = 2  # the newest, and one in case it does not verify
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had never stopped."""
+
+    steps: list[Step]
+    tensors: dict[str, Tensor]
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder of its own."""
+
+    def __init__(self, folder: Path, run_hash: str) -> None:
+        self.folder = folder
+        self._run_hash = run_hash
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one; a kill at any moment leaves the ones before. Raises OSError (disk full)."""
+        number = len(checkpoint.steps)
+        aside = self.folder / f".{PREFIX}{number}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tensors = save(checkpoint.tensors)
+        facts = {
+            "run": self._run_hash,
+            "sha256": hashlib.sha256(tensors).hexdigest(),
+            "steps": [asdict(step) for step in checkpoint.steps],
+        }
+        write_file(aside / TENSORS_FILE, tensors)
+        write_file(aside / FACTS_FILE, json.dumps(facts).encode())
+        target = self.folder / f"{PREFIX}{number:08d}"
+        shutil.rmtree(target, ignore_errors=True)
+        move_folder(aside, target)
+        for old in self._folders()[NUM_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
+        """The newest that verifies; `report` is told of those that do not.
+
+        Raises ConfigError when it belongs to another configuration, data set or base.
+        """
+        for folder in self._folders():
+            try:
+                return self._read(folder)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                report(f"{folder} is broken and left out: {error}")
+        return None
+
+    def clear(self) -> None:
+        """Delete all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self, folder: Path) -> Checkpoint:
+        facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_bytes())
+        if facts["run"] != self._run_hash:
+            raise ConfigError(
+                f"{folder} is of another configuration, data set or base; start without --resume"
+            )
+        content = (folder / TENSORS_FILE).read_bytes()
+        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+            raise ValueError("its tensors do not match their hash")
+        return Checkpoint([Step(**step) for step in facts["steps"]], load(content))
+
+    def _folders(self) -> list[Path]:
+        """Complete ones, the newest first."""
+        return sorted(self._complete(), reverse=True)
+
+    def _complete(self) -> Iterator[Path]:
+        return self.folder.glob(f"{PREFIX}*") if self.folder.is_dir() else iter(())

@@ -1,0 +1,148 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from finlora.errors import ConfigError
+from finlora.model import LoadedBase
+from finlora.training.batches import Example, ExampleEncoder
+from finlora.training.checkpoint import Checkpoint, Checkpoints
+from finlora.training.config import TrainingConfig
+from finlora.training.trainer import Step, Trainer
+from finlora.training.workshop import attach_layers
+from tests.training.rows import make_rows
+
+
+def make_step(number: int) -> Step:
+    return Step(number, 9, 0, 1 / number, 0.1, 0.2, 30, 0.4)
+
+
+def checkpoint(num_steps: int) -> Checkpoint:
+    return Checkpoint(
+        [make_step(i + 1) for i in range(num_steps)], {"weight.0": torch.full((3,), num_steps / 7)}
+    )
+
+
+class Interrupted(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "run", "hash")
+
+
+def no_report(line: str) -> None:
+    pytest.fail(line)
+
+
+def test_the_newest_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
+    assert checkpoints.newest(no_report) is None
+    for num_steps in (2, 11, 100):
+        checkpoints.save(checkpoint(num_steps))
+    found = checkpoints.newest(no_report)
+    assert found is not None
+    assert found.steps == checkpoint(100).steps
+    assert torch.equal(found.tensors["weight.0"], checkpoint(100).tensors["weight.0"])
+    assert len(list(checkpoints.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+def test_a_damaged_one_is_left_out_and_told(
+    checkpoints: Checkpoints, file: str, damage: str
+) -> None:
+    checkpoints.save(checkpoint(2))
+    checkpoints.save(checkpoint(4))
+    path = max(checkpoints.folder.iterdir()) / file
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-5])
+    else:
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 255]) + content[-2:])
+    told: list[str] = []
+    found = checkpoints.newest(told.append)
+    assert found is not None
+    assert len(found.steps) == 2
+    assert len(told) == 1
+    assert "00000004" in told[0]
+
+
+@pytest.mark.parametrize("killed_in", ["write_file", "move_folder"])
+def test_a_kill_while_saving_leaves_the_one_before(
+    checkpoints: Checkpoints, killed_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(checkpoint(2))
+
+    def killed(*_: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"finlora.training.checkpoint.{killed_in}", killed)
+        with pytest.raises(Interrupted):
+            checkpoints.save(checkpoint(4))
+    found = checkpoints.newest(no_report)
+    assert found is not None
+    assert len(found.steps) == 2
+    checkpoints.save(checkpoint(4))  # what the kill left is in nobody's way
+    assert (newest := checkpoints.newest(no_report)) is not None
+    assert len(newest.steps) == 4
+
+
+def test_another_runs_checkpoint_is_refused(checkpoints: Checkpoints) -> None:
+    checkpoints.save(checkpoint(2))
+    with pytest.raises(ConfigError, match="another configuration"):
+        Checkpoints(checkpoints.folder, "other").newest(no_report)
+
+
+@pytest.mark.parametrize("fields", [{}, {"lora_dropout": 0.2}, {"peft_use_dora": True}])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    fields: dict[str, Any],
+    checkpoints: Checkpoints,
+    load: Callable[..., LoadedBase],
+    fast: PreTrainedTokenizerFast,
+) -> None:
+    config = TrainingConfig(lora_r=2, learning_rate=0.01, num_epochs=3, batch_size=8, **fields)
+    examples = [ExampleEncoder(fast, 2).encode(row) for row in make_rows()]
+
+    def epochs(_: int) -> list[Example]:
+        return examples
+
+    def trainer() -> Trainer:
+        base = load()
+        return Trainer(base.model, attach_layers(base, config), config)
+
+    whole = trainer()
+    whole.fit(epochs, on_step=lambda _: None)
+
+    first = trainer()
+
+    def stop(step: Step) -> None:
+        if step.number == 7:  # in the middle of the second epoch
+            checkpoints.save(Checkpoint(first.history.steps, first.tensors()))
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        first.fit(epochs, on_step=stop)
+    found = checkpoints.newest(no_report)
+    assert found is not None
+    second = trainer()
+    second.restore(found.steps, found.tensors)
+    second.fit(epochs, on_step=lambda _: None)
+
+    assert [s.loss for s in second.history.steps] == [s.loss for s in whole.history.steps]
+    expected, resumed = whole.tensors(), second.tensors()
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+
+
+def test_facts_are_plain_json(checkpoints: Checkpoints) -> None:
+    checkpoints.save(checkpoint(1))
+    facts = json.loads((next(checkpoints.folder.iterdir()) / "checkpoint.json").read_text())
+    assert facts["steps"][0]["loss"] == 1.0
