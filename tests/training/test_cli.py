@@ -19,6 +19,7 @@ from finlora.config import Quantization
 from finlora.errors import ConfigError
 from finlora.model import base_spec
 from finlora.training.cli import main
+from finlora.training.rows import Row
 from tests.training.rows import LABELS, TEMPLATE, write_rows
 
 CONFIG: dict[str, Any] = {
@@ -34,6 +35,7 @@ CONFIG: dict[str, Any] = {
     "licence": "Apache-2.0",
     "sources": [{"name": "Rows of the test", "licence": "CC0"}],
 }
+WORDS = ("rates", "bonds", "shares", "cash", *map(str, range(2010, 2042)))
 
 
 @pytest.fixture
@@ -221,3 +223,16 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
     steps = json.loads((adapter.folder / "metrics.json").read_text())["steps"]
     assert [step["number"] for step in steps] == list(range(1, len(steps) + 1))
     assert len(steps) == steps[0]["num_steps"]
+
+
+def test_free_answers_are_judged_by_their_loss(config_file: Path, tmp_path: Path) -> None:
+    rows = [Row(f"Say {word}.\nAnswer: ", f"{word} it is") for word in WORDS]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    registry = AdapterRegistry(tmp_path / "registry")
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(registry.folder)]
+    assert main(fixed) == 0
+    adapter = registry.resolve("verbs")
+    scores = adapter.manifest.scores or {}
+    assert adapter.manifest.labels is None
+    assert scores["loss"] < scores["bare_base_loss"] / 2
+    assert f"{scores['loss']:.3f}" in (adapter.folder / "README.md").read_text()

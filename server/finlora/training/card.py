@@ -57,6 +57,10 @@ def _prompt(config: TrainingConfig) -> str:
 def _scores(scores: dict[str, Any] | None) -> str:
     if not scores:
         return ""
+    if "loss" in scores:
+        rows = f"On {scores['num_rows']} validation rows, never trained on: {scores['how']}"
+        figures = f"{scores['loss']:.3f}, of the bare base {scores['bare_base_loss']:.3f}"
+        return f"## Scores\n\n{rows} {figures}."
     table = [
         "| | rows | accuracy | macro F1 |",
         "|---|---|---|---|",

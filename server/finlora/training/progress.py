@@ -64,6 +64,10 @@ class Progress:
 
     def scores(self, scores: dict[str, Any]) -> None:
         """How good it is."""
+        if "loss" in scores:
+            self.phase(
+                f"loss {scores['loss']:.3f}, of the bare base {scores['bare_base_loss']:.3f}"
+            )
         for key, found in scores.items():
             if isinstance(found, dict) and "accuracy" in found:
                 self.phase(

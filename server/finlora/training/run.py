@@ -171,14 +171,13 @@ def _finish(
     if order.output is not None:
         files.save(order.output)  # before the scores, which take minutes
     manifest = build_manifest(config, dataset, workshop, history)
-    if dataset.labels:
-        progress.phase(f"scoring {len(dataset.split.valid)} validation rows, adapter and bare base")
-        scores = validate(
-            files, manifest, config, dataset.split.valid, workshop.encoder, device=order.device
-        )
-        progress.scores(scores)
-        manifest = manifest.model_copy(update={"scores": scores})
-    metrics = {"scores": manifest.scores, "steps": [asdict(step) for step in history.steps]}
+    progress.phase(f"scoring {len(dataset.split.valid)} validation rows, adapter and bare base")
+    scores = validate(
+        files, manifest, config, dataset.split.valid, workshop.encoder, device=order.device
+    )
+    progress.scores(scores)
+    manifest = manifest.model_copy(update={"scores": scores})
+    metrics = {"scores": scores, "steps": [asdict(step) for step in history.steps]}
     extra_files = {
         "README.md": model_card(order.name, config, manifest, order.command).encode(),
         "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),

@@ -61,6 +61,15 @@ class Judge:
         best = logprobs.view(len(rows), -1).argmax(1)
         return [self._labels[i] for i in best.tolist()]
 
+    def loss(self, rows: Sequence[Row]) -> float:
+        """Mean negative log-likelihood of the target tokens."""
+        examples = [self._encoder.encode(row) for row in rows]
+        total = 0.0
+        for indices in by_length(examples, BATCH_SIZE):
+            batch = collate([examples[i] for i in indices], self._base.device)
+            total -= row_logprobs(self._base.model, batch).sum().item()
+        return total / sum(len(example.target) for example in examples)
+
     def choose_on_engine(
         self, rows: Sequence[Row], files: AdapterFiles, manifest: Manifest
     ) -> list[str]:
@@ -102,6 +111,8 @@ def validate(
     """Scores for the manifest, the bare base beside them. Raises AdapterError."""
     labels = manifest.labels or []
     judge = Judge(config, encoder, labels, device)
+    if not labels:
+        return _losses(judge, files, rows)
     compared, sample = rows[:MAX_COMPARED_ROWS], rows[:MAX_ENGINE_ROWS]
     bare = judge.choose(compared)
     judge.load(files)
@@ -118,6 +129,17 @@ def validate(
             "num_rows": len(sample),
             "num_same_label": sum(a == b for a, b in zip(served, chosen, strict=False)),
         },
+    }
+
+
+def _losses(judge: Judge, files: AdapterFiles, rows: list[Row]) -> dict[str, Any]:
+    bare = judge.loss(rows)
+    judge.load(files)
+    return {
+        "how": "mean negative log-likelihood of the answers' tokens on the base as served",
+        "num_rows": len(rows),
+        "loss": round(judge.loss(rows), 4),
+        "bare_base_loss": round(bare, 4),
     }
 
 
