@@ -27,6 +27,9 @@ serve: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, ARGS=)
 	@$(BIN)/finlora serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
+# Small models gain nothing from more threads, and threads that wait for each other at every operation
+# make a run on a busy machine many times slower.
+test test-slow: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
 	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term $(ARGS)
 
