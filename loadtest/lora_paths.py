@@ -1,0 +1,71 @@
+"""Times the two ways in which the engine applies adapters to a mixed batch, on one linear layer.
+
+Prints a Markdown table: microseconds for all ranks at once with a mask, and adapter by adapter.
+"""
+
+import sys
+import time
+from itertools import product
+from statistics import median
+from unittest.mock import patch
+
+import torch
+
+from finlora.bases.spec import LinearShape
+from finlora.engine.lora import LoRABatch, LoRALayerSlots, LoRAWeights, Segment
+
+SHAPE = LinearShape(in_features=576, out_features=1536)  # gate and up of the default base
+NUM_ROWS = (32, 512, 2048)
+NUM_ADAPTERS = (1, 4, 8, 16)
+RANKS = (4, 8, 16)
+REPEATS = 200
+LIMIT = "finlora.engine.lora.MAX_CONCATENATED_RANK"
+
+
+def slots(num_adapters: int, rank: int) -> LoRALayerSlots:
+    """One layer with every slot filled."""
+    layer = LoRALayerSlots(SHAPE, num_adapters, rank, torch.bfloat16, "cpu")
+    for slot in range(num_adapters):
+        a = torch.randn(rank, SHAPE.in_features, dtype=torch.bfloat16)
+        layer.write(slot, LoRAWeights(a, torch.randn(rank, SHAPE.out_features).bfloat16()))
+    return layer
+
+
+def even_batch(num_rows: int, num_adapters: int) -> LoRABatch:
+    """Rows spread evenly, an adapter's next to each other, as the scheduler sorts them."""
+    share = num_rows // num_adapters
+    segments = [Segment(slot, slot * share, (slot + 1) * share) for slot in range(num_adapters)]
+    batch = LoRABatch.of_segments(segments, num_rows)
+    assert batch is not None
+    return batch
+
+
+@torch.inference_mode()
+def microseconds(layer: LoRALayerSlots, batch: LoRABatch, limit: int) -> float:
+    """Median time of one application when all ranks up to `limit` go at once."""
+    x = torch.randn(batch.num_rows, SHAPE.in_features, dtype=torch.bfloat16)
+    y = torch.zeros(batch.num_rows, SHAPE.out_features, dtype=torch.bfloat16)
+    times = []
+    with patch(LIMIT, limit):
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            layer.apply(x, y, None, batch)
+            times.append(time.perf_counter() - begin)
+    return median(times) * 1e6
+
+
+def main() -> int:
+    """Print the table."""
+    sys.stdout.write("| rows | adapters | rank | all at once, µs | one by one, µs |\n")
+    sys.stdout.write("|---|---|---|---|---|\n")
+    for num_rows, num_adapters, rank in product(NUM_ROWS, NUM_ADAPTERS, RANKS):
+        layer, batch = slots(num_adapters, rank), even_batch(num_rows, num_adapters)
+        at_once = microseconds(layer, batch, limit=num_adapters * rank)
+        one_by_one = microseconds(layer, batch, limit=0)
+        cells = (num_rows, num_adapters, rank, f"{at_once:.0f}", f"{one_by_one:.0f}")
+        sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
