@@ -243,9 +243,9 @@ def test_short_memory_preempts_the_youngest_and_it_still_ends_right() -> None:
 
 def test_a_request_without_a_slot_is_overtaken_but_does_not_starve() -> None:
     engine = Engine(max_num_seqs=2, max_loras=1)
+    engine.preload("a", "b")
     engine.scheduler.add(request(1, 30, "a"))
-    while not engine.scheduler.running:
-        engine.step()
+    engine.step()
     unlucky = request(1, 1, "b")
     engine.scheduler.add(unlucky)
     waited = 0
@@ -255,7 +255,7 @@ def test_a_request_without_a_slot_is_overtaken_but_does_not_starve() -> None:
         engine.step()
         waited += 1
         assert waited < 10 * MAX_OVERTAKEN, "starved"
-    assert any(r.request is not unlucky for r in engine.scheduler.running) or waited > 30
+    assert waited > MAX_OVERTAKEN // 4, "nobody overtook: the test shows nothing"
     engine.run()
 
 

@@ -60,9 +60,12 @@ class KVCache:
         # Layer by layer [pages, 2 (key, value), kv heads, head size]: a token's key and value are
         # gathered in one read.
         shape = (wanted + 1, 2, layout.num_kv_heads, layout.head_dim)
+        # A page is written before it is read, so memory is taken only as pages come into use.
         self.pools = [
-            torch.zeros(shape, dtype=layout.dtype, device=device) for _ in range(layout.num_layers)
+            torch.empty(shape, dtype=layout.dtype, device=device) for _ in range(layout.num_layers)
         ]
+        for pool in self.pools:
+            pool[PADDING_PAGE] = 0
         # A row per sequence; unused entries point to the padding page.
         columns = -(-max_model_len // CONTEXT_PADDING) * CONTEXT_PADDING
         self.table: Pages = np.zeros((max_num_seqs, columns), np.int64)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from finlora.bases.spec import LinearShape
 
-# Up to this many ranks in one batch, all adapters are applied to all rows at once and the wrong
-# ones masked out: cheaper than a pair of small matmuls per adapter (docs/benchmarks.md).
-MAX_CONCATENATED_RANK = 64
+# Up to this many rows x ranks, all adapters are applied to all rows at once and the wrong ones are
+# masked out: cheaper than a pair of small matmuls per adapter (loadtest/lora_paths.py).
+MAX_CONCATENATED_PRODUCTS = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class LoRALayerSlots:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
         ranks = tuple(self._ranks[slot] for slot in batch.slots)
         total = sum(ranks)
-        if 0 < total <= MAX_CONCATENATED_RANK:
+        if 0 < total * len(x) <= MAX_CONCATENATED_PRODUCTS:
             self._apply_concatenated(x, y, ranks, batch)
         elif total:
             self._apply_segments(x, y, batch)
