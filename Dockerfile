@@ -1,12 +1,14 @@
 # CPU image with the default base inside, so that a container starts without a network.
 #
-#   docker build -t finlora .
+#   docker build -t finlora --build-arg TORCH_INDEX=... .
 #   docker run -p 8000:8000 -e FINLORA_API_KEY=... -v finlora-adapters:/app/adapters_registry finlora
 #
+# TORCH_INDEX is the package index with CPU builds of torch that PyTorch's installation page names.
 # Beyond loopback the server wants a key; `finlora adapters add` in the container writes the volume.
 FROM python:3.12-slim
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX
+RUN test -n "$TORCH_INDEX" || { echo "give --build-arg TORCH_INDEX=, see the Dockerfile" >&2; exit 1; }
 
 # The allocator settings of `make serve`: freed activations stay in the process.
 ENV PYTHONUNBUFFERED=1 \

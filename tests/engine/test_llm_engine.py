@@ -1,6 +1,7 @@
 """Requests through the whole engine: how they end, what they release, what they survive."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -138,6 +139,24 @@ def test_the_engine_survives_a_step_that_fails(
     assert isinstance(output.error, EngineError)
     engine.engine.check_idle()
     assert engine.finish_one(PROMPT, llama.adapters["lora"], GREEDY).token_ids == expected
+
+
+def test_a_request_whose_text_cannot_be_made_ends_alone(
+    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(llama)
+    doomed, fine = engine.add(PROMPT), engine.add(PROMPT)
+    request = engine.engine._requests[doomed]
+
+    def fail(_: int) -> bool:
+        raise ValueError("no such token")
+
+    monkeypatch.setattr(request, "detokenizer", SimpleNamespace(append=fail, take=lambda **_: ""))
+    outputs: dict[str, RequestOutput] = {}
+    while engine.engine.has_requests:
+        outputs |= {o.request_id: o for o in engine.step()}
+    assert isinstance(outputs[doomed].error, EngineError)
+    assert outputs[fine].finish_reason is FinishReason.LENGTH
 
 
 def test_logits_that_are_not_finite_end_one_request_only(

@@ -214,21 +214,28 @@ class LLMEngine:
             )
 
     def _take_tokens(self, requests: list[Request], sampled: list[Sampled]) -> list[RequestOutput]:
-        outputs = []
         now = time.monotonic()
+        outputs = []
         for request, token in zip(requests, sampled, strict=True):
-            if token.token_id is None:
-                error = EngineError("the model gave logits that are not finite")
-                outputs.append(self._fail(request, error))
-                continue
-            if request.params.max_tokens:
-                self._append(request, token, now)
-            reason, stop_reason = _finish_reason(request, token.token_id)
-            if reason is not None:
-                outputs.append(self._finish(request, reason, stop_reason))
-            elif request.params.stream:
-                outputs.append(_emit(request))
+            try:
+                output = self._take_token(request, token, now)
+            except Exception:
+                logger.exception("request %s failed", request.request_id)
+                output = self._fail(request, EngineError("the engine failed on this request"))
+            if output is not None:
+                outputs.append(output)
         return outputs
+
+    def _take_token(self, request: Request, token: Sampled, now: float) -> RequestOutput | None:
+        if token.token_id is None:
+            error = EngineError("the model gave logits that are not finite")
+            return self._fail(request, error)
+        if request.params.max_tokens:
+            self._append(request, token, now)
+        reason, stop_reason = _finish_reason(request, token.token_id)
+        if reason is not None:
+            return self._finish(request, reason, stop_reason)
+        return _emit(request) if request.params.stream else None
 
     def _append(self, request: Request, token: Sampled, now: float) -> None:
         assert token.token_id is not None
@@ -251,10 +258,11 @@ class LLMEngine:
         stop_reason: str | int | None = None,
         error: FinLoRAError | None = None,
     ) -> RequestOutput:
+        output = _emit(request, reason, stop_reason, error)
         self._scheduler.finish(request, STATUS_OF_REASON[reason])
         del self._requests[request.request_id]
         self._observe_request(request, reason)
-        return _emit(request, reason, stop_reason, error)
+        return output
 
     def _observe_request(self, request: Request, reason: FinishReason) -> None:
         arrival, start, first = request.arrival_time, request.start_time, request.first_token_time
@@ -303,7 +311,7 @@ def _emit(
     first_new = request.num_emitted_tokens
     is_first = first_new == 0
     request.num_emitted_tokens = len(request.output_token_ids)
-    if reason is not None:
+    if reason in (FinishReason.STOP, FinishReason.LENGTH):
         request.detokenizer.flush()
     params = request.params
     return RequestOutput(
