@@ -11,6 +11,7 @@ import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn.modules import Linear4bit
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from finlora.config import Quantization
@@ -235,3 +236,14 @@ def test_devices_that_are_not_there(llama: Path, device: str) -> None:
         pytest.skip("it is there")
     with pytest.raises(ConfigError, match="device"):
         load_base(str(llama), NF4, device=device)
+
+
+def test_a_truncation_in_the_tokenizers_file_is_not_applied(tmp_path: Path) -> None:
+    folder = build("llama", tmp_path / "base")
+    saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    saved.enable_truncation(4)
+    saved.enable_padding(length=16)
+    saved.save(str(folder / "tokenizer.json"))
+    tokenizer = load_base(str(folder), Quantization.NONE, device="cpu").tokenizer
+    assert len(tokenizer.backend_tokenizer.encode("profit rose " * 20).ids) > 20
+    assert len(tokenizer.backend_tokenizer.encode("a").ids) == 1
