@@ -12,6 +12,7 @@ from finlora.engine.attention import SequenceSpan, build_batch
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
 from finlora.engine.lora import LoRABatch, LoRASlots, Segment
+from finlora.engine.packed_linear import StepRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,15 @@ class BatchLogits:
 class ModelRunner:
     """Owns the model; borrows the KV cache and the adapter slots."""
 
-    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots, rows: StepRows
+    ) -> None:
         attention.register()
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots
+        self._rows = rows
 
     @property
     def vocab_size(self) -> int:
@@ -52,8 +56,8 @@ class ModelRunner:
             [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
         )
         rows = _logits_rows(batch)
-        if self._slots is not None:
-            self._slots.batch = _lora_batch(batch)
+        self._slots.batch = _lora_batch(batch)
+        self._rows.num_decodes = sum(s.decodes for s in batch.sequences)
         spans = [
             SequenceSpan(s.running.row, s.start, s.num_tokens, s.decodes) for s in batch.sequences
         ]
