@@ -73,8 +73,8 @@ class Settings(BaseSettings):
     prefix_cache: Annotated[
         bool, Field(description="share keys and values of equal beginnings")
     ] = True
-    wide_prefill: Annotated[
-        bool, Field(description="keep a 16-bit copy of packed layers for prompts: faster, larger")
+    wide_copies: Annotated[
+        bool, Field(description="keep 16-bit copies of packed weights for prompts: faster, larger")
     ] = False
     adapter_cache_bytes: Annotated[
         PositiveInt, Field(description="memory for adapters waiting outside the slots")

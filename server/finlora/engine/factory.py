@@ -24,6 +24,7 @@ from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.engine.siblings import LayerGroup, group_layers
+from finlora.engine.wide import widen_output_layer
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
 from finlora.threads import set_threads
@@ -84,7 +85,7 @@ def assemble(
     )
     members = siblings.install(base.model, groups, partial(_adapt, slots, settings.max_loras))
     rows = StepRows()
-    if settings.wide_prefill:
+    if settings.wide_copies:
         base_bytes["wide"] = _widen(base.model, rows, report)
     loader = LoRALoader(
         registry.read,
@@ -129,10 +130,11 @@ def _adapt(slots: LoRASlots, max_loras: int, layer: nn.Module, group: LayerGroup
 
 
 def _widen(model: PreTrainedModel, rows: StepRows, report: Callable[[str], None]) -> int:
-    """Keep 16-bit copies of the packed layers for prompts; their bytes."""
+    """Copies of the packed layers, for prompts, and of the output layer; their bytes."""
     with torch.inference_mode():
         num_bytes = sum(layer.widen(rows) for layer in packed_layers(model))
-    report(f"keeps a 16-bit copy for prompts: {num_bytes / 2**20:.0f} MiB")
+        num_bytes += widen_output_layer(model)
+    report(f"keeps 16-bit copies: {num_bytes / 2**20:.0f} MiB")
     return num_bytes
 
 

@@ -15,6 +15,8 @@ from bitsandbytes.cextension import lib
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
+from finlora.engine.wide import WideWeight
+
 KERNELS = {
     "nf4": "gemv_4bit_inference_cpu_nf4_bf16",
     "fp4": "gemv_4bit_inference_cpu_fp4_bf16",
@@ -49,7 +51,7 @@ class PackedLinear(nn.Module):
             ctypes.c_void_p(weight.data_ptr()),
             ctypes.c_void_p(scales.data_ptr()),
         )
-        self._wide: Tensor | None = None  # [in_features, out_features]
+        self._wide: WideWeight | None = None
         self._rows = StepRows()
 
     @classmethod
@@ -86,7 +88,7 @@ class PackedLinear(nn.Module):
         """
         # The layer applied to the unit vectors: its weights, exact but for the rounding to bf16.
         units = torch.eye(self.in_features, dtype=torch.bfloat16)
-        self._wide = self._packed(units)
+        self._wide = WideWeight(self._packed(units).T)
         self._rows = rows
         return self._wide.nbytes
 
@@ -102,14 +104,13 @@ class PackedLinear(nn.Module):
             out.add_(self.bias)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _divided(self, x: Tensor, wide: Tensor) -> Tensor:
-        out = x.new_empty(len(x), self.out_features)
+    def _divided(self, x: Tensor, wide: WideWeight) -> Tensor:
         border = self._rows.num_decodes
-        if border:
-            self._run(x[:border], out)
-        if border < len(x):
-            torch.mm(x[border:], wide, out=out[border:])
-        return out
+        if border == 0:
+            return wide.product(x)
+        if border == len(x):
+            return self._packed(x)
+        return torch.cat((self._packed(x[:border]), wide.product(x[border:])))
 
     def _packed(self, x: Tensor) -> Tensor:
         out = x.new_empty(len(x), self.out_features)
