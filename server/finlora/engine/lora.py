@@ -19,7 +19,7 @@ from finlora.engine.siblings import LayerGroup
 
 # Up to this many rows x ranks, all adapters are applied to all rows at once and the wrong ones are
 # masked out: cheaper than a pair of small matmuls per adapter (loadtest/lora_paths.py).
-MAX_CONCATENATED_PRODUCTS = 32_768
+MAX_CONCATENATED_PRODUCTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
