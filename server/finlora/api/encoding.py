@@ -54,6 +54,9 @@ async def encode_prompts(state: ServerState, body: CompletionRequest) -> list[En
 def _encode(
     engine: "AsyncEngine", vocabulary: Vocabulary, prompt: Prompt, *, echo: bool
 ) -> EncodedPrompt:
+    if prompt == "":
+        token_ids = _empty_document(engine)
+        return EncodedPrompt(token_ids, "", (0,) * len(token_ids))
     if isinstance(prompt, str):
         token_ids = encode_prompt(engine.tokenizer, prompt)
         if not echo:

@@ -3,6 +3,7 @@
 Every field is bounded; an unknown one is an error that names it.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -67,6 +68,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     include_usage: bool = False
+    include_obfuscation: bool = False
 
 
 class CompletionRequest(BaseModel):
@@ -82,7 +84,7 @@ class CompletionRequest(BaseModel):
     ] = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 16
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Probability = 1.0
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] = 1
     best_of: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     stop: Annotated[
@@ -117,12 +119,16 @@ class CompletionRequest(BaseModel):
     @classmethod
     def from_json(cls, body: bytes) -> Self:
         """The checked request. Raises RequestError that names the offending field in `param`."""
-        try:
-            request = cls.model_validate(_without_nulls(_parse(body)))
-        except ValidationError as error:
-            raise _first_error(error) from error
+        request = cls._validated(_parse(body))
         request._check()
         return request
+
+    @classmethod
+    def _validated(cls, fields: dict[str, Any]) -> Self:
+        try:
+            return cls.model_validate(_without_nulls(fields))
+        except ValidationError as error:
+            raise _first_error(error) from error
 
     def _check(self) -> None:
         """What no field can tell alone."""
@@ -140,7 +146,13 @@ class CompletionRequest(BaseModel):
             "n",
             f"times the number of prompts must be at most {MAX_SEQUENCES}",
         )
-        _require(self.stream or self.stream_options is None, "stream_options", "needs stream: true")
+        options = self.stream_options
+        _require(self.stream or options is None, "stream_options", "needs stream: true")
+        _require(
+            options is None or not options.include_obfuscation,
+            "stream_options",
+            "include_obfuscation is not supported: frames are not padded",
+        )
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -148,12 +160,26 @@ def _parse(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        _name_the_field(body)
         raise RequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise RequestError("the body must be a JSON object")
     if len(fields) > MAX_FIELDS:
         raise RequestError(f"the body must have at most {MAX_FIELDS} fields")
     return fields
+
+
+def _name_the_field(body: bytes) -> None:
+    """Raises RequestError for the field that holds what JSON has no way to write: NaN, half a pair.
+
+    Python's own parser lets these through, and then the field's bounds do not.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(fields, dict):
+        CompletionRequest._validated(fields)
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:

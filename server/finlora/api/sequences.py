@@ -85,8 +85,9 @@ def _sampling_params(body: CompletionRequest, sample_index: int) -> SamplingPara
     return SamplingParams(
         max_tokens=body.max_tokens,
         temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
+        # OpenAI allows a top_p of 0; the smallest set that reaches it is the likeliest token.
+        top_p=body.top_p or 1.0,
+        top_k=body.top_k if body.top_p else 1,
         min_p=body.min_p,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,

@@ -31,9 +31,16 @@ logger = logging.getLogger(__name__)
 class ServerState:
     """Owns the engine from loading to its stop."""
 
-    def __init__(self, settings: Settings, *, on_phase: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_phase: Callable[[str], None],
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         self.settings = settings
         self._on_phase = on_phase
+        self._on_failure = on_failure
         self.registry = open_registry(settings)
         self.metrics = Metrics(CollectorRegistry(), max_adapters=settings.metrics_max_adapters)
         self.started = int(time.time())
@@ -124,7 +131,7 @@ class ServerState:
             logger.debug("loading failed", exc_info=True)
             self.failure = error
             self.phase = "failed"  # /ready is open to everybody: it shows no reason
-            self._on_phase(f"failed: {error}")
+            self._on_failure(error)
         with contextlib.suppress(RuntimeError):  # the loop is gone: the server stopped meanwhile
             loop.call_soon_threadsafe(self._loaded.set)
 
