@@ -54,9 +54,10 @@ async def encode_prompts(state: ServerState, body: CompletionRequest) -> list[En
 
 async def encode_choice(state: ServerState, body: CompletionRequest) -> ChoiceTree | None:
     """The labels that the answer must be one of. Raises RequestError."""
-    labels, encoder = body.choice, state.text_encoder
+    labels = body.choice
     if labels is None:
         return None
+    encoder = state.text_encoder
     if sum(map(len, labels)) <= MAX_INLINE_CHARACTERS:
         tree = _encode_labels(encoder, labels, body.choice_param)
     else:

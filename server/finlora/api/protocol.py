@@ -78,7 +78,7 @@ class StructuredOutputs(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    choice: Labels
+    choice: Labels | None = None
 
 
 class CompletionRequest(BaseModel):
@@ -165,6 +165,8 @@ class CompletionRequest(BaseModel):
             f"times the number of prompts must be at most {MAX_SEQUENCES}",
         )
         _require(self.stream or self.stream_options is None, "stream_options", "needs stream: true")
+        if self.structured_outputs is not None:
+            _require(self.choice is not None, "structured_outputs", "must have choice")
         if self.choice is not None:
             self._check_choice(self.choice)
 
