@@ -21,6 +21,7 @@ from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError
 from finlora.metrics import Metrics
+from finlora.prompts import TextEncoder
 
 if TYPE_CHECKING:  # torch takes seconds to import: the loading thread does it
     from finlora.engine.async_engine import AsyncEngine
@@ -48,6 +49,7 @@ class ServerState:
         self.failure: Exception | None = None
         self._engine: AsyncEngine | None = None
         self._vocabulary: Vocabulary | None = None
+        self._text_encoder: TextEncoder | None = None
         self._loaded = asyncio.Event()
 
     @property
@@ -73,6 +75,13 @@ class ServerState:
         if self._vocabulary is None:
             raise EngineStoppedError(f"the server is not ready: {self.phase}")
         return self._vocabulary
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Encodes labels. Raises EngineStoppedError while there is no engine."""
+        if self._text_encoder is None:
+            raise EngineStoppedError(f"the server is not ready: {self.phase}")
+        return self._text_encoder
 
     def report(self, phase: str) -> None:
         """Note what is being done; /ready shows it."""
@@ -146,6 +155,7 @@ class ServerState:
         running = AsyncEngine(engine, max_num_requests=limit)
         self.metrics.watch(engine.spec.name, engine.stats)
         self._vocabulary = Vocabulary(running.tokenizer)
+        self._text_encoder = TextEncoder(running.tokenizer)
         running.start()
         self._engine = running
         self.phase = "ready"

@@ -46,12 +46,7 @@ class ModelRunner:
     def run(self, batch: Batch) -> BatchLogits:
         """One packed forward over prompt chunks and decode tokens together."""
         device = self._model.device
-        token_ids = np.concatenate(
-            [
-                np.array(s.request.tokens(s.start, s.start + s.num_tokens), np.int64)
-                for s in batch.sequences
-            ]
-        )
+        token_ids = np.concatenate([np.array(s.token_ids, np.int64) for s in batch.sequences])
         positions = np.concatenate(
             [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
         )
@@ -77,7 +72,7 @@ def _logits_rows(batch: Batch) -> list[np.ndarray[tuple[int], np.dtype[np.int64]
     start = 0
     for sequence in batch.sequences:
         stop = start + sequence.num_tokens
-        first = start if sequence.request.needs_prompt_logits else stop - sequence.samples
+        first = start if sequence.needs_prompt_logits else stop - sequence.samples
         rows.append(np.arange(first, stop, dtype=np.int64))
         start = stop
     return rows
@@ -89,7 +84,7 @@ def _split(batch: Batch, logits: Tensor, num_rows: list[int]) -> BatchLogits:
     stop = 0
     for sequence, count in zip(batch.sequences, num_rows, strict=True):
         start, stop = stop, stop + count
-        if sequence.request.needs_prompt_logits:
+        if sequence.needs_prompt_logits:
             prompt.append((sequence, logits[start:stop]))
         if sequence.samples:
             next_rows.append(stop - 1)
