@@ -35,6 +35,14 @@ class LoopTally:
     num_cached_tokens: int = 0
 
 
+@dataclass(slots=True)
+class DecodeTimes:
+    """Seconds of each step, and tokens of context that its sequences had in the mean."""
+
+    seconds: list[float] = field(default_factory=list)
+    contexts: list[float] = field(default_factory=list)
+
+
 class Driver:
     """Owns the stepping of one engine; nothing else may drive it meanwhile."""
 
@@ -67,22 +75,26 @@ class Driver:
             pass
         return time.perf_counter() - begin
 
-    def decode_steps(self, works: Sequence[Work], num_steps: int) -> list[float]:
-        """Seconds of `num_steps` steps in which every sequence makes one token.
-
-        The works must leave room for more tokens than that; prefill is over before the first.
-        """
+    def decode_steps(
+        self, size: int, num_tokens: int, mix: Mix, *, warm_up: int, num_steps: int
+    ) -> DecodeTimes:
+        """Time steps in which each of `size` sequences makes one token, prefill being over."""
+        room = self.engine.max_model_len - num_tokens
+        works = self.random_batch(size, num_tokens, room, mix)
         requests = [self._add(work, salted=True) for work in works]
         while not all(request.output_token_ids for request in requests):
             self._step()
-        seconds = []
+        for _ in range(warm_up):
+            self._step()
+        times = DecodeTimes()
         for _ in range(num_steps):
+            times.contexts.append(sum(request.num_tokens for request in requests) / size)
             begin = time.perf_counter()
             self.engine.step()
-            seconds.append(time.perf_counter() - begin)
+            times.seconds.append(time.perf_counter() - begin)
         for request in requests:
             self.engine.abort_request(request.request_id)
-        return seconds
+        return times
 
     def closed_loop(self, works: Iterable[Work], num_clients: int) -> LoopTally:
         """Keep `num_clients` requests in flight until all are done; the prefix cache may help."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import psutil
 
 from finlora.adapters.adapter import Adapter
-from finlora.bench.driver import Driver, Mix, Work
+from finlora.bench.driver import Driver, Mix
 from finlora.bench.roofline import Rates, decode_bound
 from finlora.bench.statistics import Ratio, paired_ratio
 from finlora.bench.subject import Subject
@@ -89,9 +89,11 @@ def decode(
     """`batch_size` sequences whose context is `context` tokens in the mean; median step."""
     subject.driver.load(mix)
     warm_up = max(2, num_steps // 8)
-    works = decode_works(subject.driver, batch_size, context, num_steps + warm_up, mix)
-    seconds = median(subject.driver.decode_steps(works, num_steps + warm_up)[warm_up:])
-    length = len(works[0].prompt_token_ids) + 1 + warm_up + (num_steps - 1) / 2
+    prompt_tokens = max(1, context - warm_up - num_steps // 2)
+    times = subject.driver.decode_steps(
+        batch_size, prompt_tokens, mix, warm_up=warm_up, num_steps=num_steps
+    )
+    seconds, length = median(times.seconds), fmean(times.contexts)
     bound = decode_bound(subject.cost, rates, batch_size, length)
     return Decode(
         batch_size=batch_size,
@@ -124,8 +126,8 @@ def mixed(
         return size * prompt_tokens / _prefill_seconds(driver, prompt_tokens, size, by)
 
     def decoding(by: Mix) -> float:
-        works = decode_works(driver, batch_size, prompt_tokens, 16, by)
-        return batch_size / median(driver.decode_steps(works, 16))
+        times = driver.decode_steps(batch_size, prompt_tokens, by, warm_up=2, num_steps=16)
+        return batch_size / median(times.seconds)
 
     def serving(by: Mix) -> float:
         works = driver.random_batch(4 * batch_size, prompt_tokens, 3, by)
@@ -152,14 +154,6 @@ def process_bytes() -> dict[str, int]:
     """Resident bytes of this process, and those it shares with no other."""
     full = psutil.Process().memory_full_info()
     return {"resident": full.rss, "unique": full.uss}
-
-
-def decode_works(
-    driver: Driver, batch_size: int, context: int, num_steps: int, mix: Mix
-) -> list[Work]:
-    """Prompts so long that the context is `context` in the middle of the steps."""
-    prompt_tokens = max(1, context - num_steps // 2)
-    return driver.random_batch(batch_size, prompt_tokens, num_steps + 2, mix)
 
 
 def num_adapters(mix: Mix) -> int:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from finlora.bases.spec import LinearShape
 
-LARGE_SIDES = (1024, 2048, 4096)
+LARGE_SIDES = (1024, 2048)  # larger ones leave the caches and get slower again
 READ_BYTES = 512 * 1024 * 1024
 WARM_UPS = 2
 

@@ -39,7 +39,9 @@ def swap(settings: Settings, *, rank: int, samples: int) -> list[Swap]:
         num_bytes = made.engine.adapters.ram_bytes // NUM_IN_TURN
         warm = [_ram_to_slot(made, in_turn[i % NUM_IN_TURN]) for i in range(samples)]
         _bring_into_ram(made, [other])  # the room for it puts the others out
-        cold = [_disk_to_slot(made, in_turn[i % NUM_IN_TURN]) for i in range(samples)]
+        # Goes on where the last loop ended: its last adapters are still in the slots.
+        turns = range(samples, 2 * samples)
+        cold = [_disk_to_slot(made, in_turn[i % NUM_IN_TURN]) for i in turns]
         made.engine.adapters.want([])
     ways = {"RAM to slot": warm, "disk to slot": cold}
     return [
