@@ -14,7 +14,7 @@ from loadtest.peers.prompts import PromptSource
 from loadtest.peers.report import Comparison, Outcome, ratios, table
 from loadtest.peers.scenarios import LABELS, Metric, Scenario, Side, Traffic
 
-# Servers that wait for their turn must not take time from the one that is measured.
+# Servers that wait for their turn stand still; this much of a core is the clock's grain.
 MAX_OTHERS_CPU = 0.03
 
 
@@ -92,7 +92,7 @@ class Comparer:
         return chosen
 
     def _measure(self, scenario: Scenario, side: Side, prompts: list[str], number: int) -> Run:
-        fleet, target = self.fleet, self.fleet.get(side.server)
+        fleet, target = self.fleet, self.fleet.focus(side.server)
         load = self._load(scenario, side)
         before, begin = fleet.others_cpu_seconds(side.server), time.perf_counter()
         result = target.measure(load, prompts[: load.warmup + load.requests])
@@ -118,7 +118,7 @@ class Comparer:
         return None
 
     def _choice_refusal(self, side: Side) -> str | None:
-        target = self.fleet.get(side.server)
+        target = self.fleet.focus(side.server)
         assert isinstance(target, HTTPTarget)
         body = {"model": self.models["finlora"][0], "prompt": "Answer: ", "max_tokens": 8}
         request = urllib.request.Request(

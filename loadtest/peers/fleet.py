@@ -1,8 +1,14 @@
-"""The servers of a run: started when first needed, up at the same time, one of them loaded."""
+"""The servers of a run: started when first needed, all up at the same time, one of them awake.
+
+Some servers poll when they have nothing to do. So the processes of all but the measured one are
+stopped by SIGSTOP and take neither time nor memory bandwidth.
+"""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -64,10 +70,21 @@ class Fleet:
             self._say(f"{name} ready after {target.seconds_to_ready:.1f} s")
         return self._running[name][0]
 
+    def focus(self, name: str) -> Target:
+        """The server, running, while all others stand still."""
+        for other, (target, _) in self._running.items():
+            if other != name:
+                os.killpg(target.pid, signal.SIGSTOP)
+        target = self.get(name)
+        os.killpg(target.pid, signal.SIGCONT)
+        return target
+
     def keep(self, names: set[str]) -> None:
         """End the servers that are not among `names`."""
         for name in self._running.keys() - names:
-            _, stack = self._running.pop(name)
+            target, stack = self._running.pop(name)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(target.pid, signal.SIGCONT)  # a stopped process cannot end in order
             stack.close()
 
     def resident_bytes(self, name: str) -> int:
@@ -75,7 +92,7 @@ class Fleet:
         return sum(process.memory_info().rss for process in _family(self.get(name).pid))
 
     def others_cpu_seconds(self, name: str) -> float:
-        """CPU time that all servers but one have used so far: idle ones must stay idle."""
+        """CPU time that all servers but one have used so far: it must not grow."""
         pids = [target.pid for other, (target, _) in self._running.items() if other != name]
         times = (process.cpu_times() for pid in pids for process in _family(pid))
         return sum(time.user + time.system for time in times)

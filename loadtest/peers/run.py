@@ -28,7 +28,7 @@ from loadtest.peers.make_adapters import make_adapters
 from loadtest.peers.process import ServerFailedError
 from loadtest.peers.prompts import PromptSource, read_contexts
 from loadtest.peers.report import Outcome
-from loadtest.peers.scenarios import COLD_ADAPTER, KEYS, SCENARIOS, WARM_START, Scenario
+from loadtest.peers.scenarios import COLD_ADAPTER, KEYS, SCENARIOS, WARM_START, Metric, Scenario
 from loadtest.peers.special import COLD_CLIENTS, cold_adapter, warm_start
 from loadtest.registries import add_folders, large_registry
 
@@ -77,11 +77,11 @@ class Bench:
 
     def _adjusted(self, scenario: Scenario) -> Scenario:
         options = self.options
-        given = {
-            name: getattr(options, name)
-            for name in ("rounds", "clients", "requests", "max_tokens")
-            if getattr(options, name) is not None
-        }
+        names = ["rounds", "requests"]
+        if scenario.metric is not Metric.LATENCY:  # that is of one client and one token
+            names += ["clients", "max_tokens"]
+        values = {name: getattr(options, name) for name in names}
+        given = {name: value for name, value in values.items() if value is not None}
         title = scenario.title.format(
             n=options.adapters, in_flight=options.in_flight, registered=options.registered
         )

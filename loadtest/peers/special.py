@@ -30,7 +30,7 @@ def cold_adapter(
     clients: int,
 ) -> Outcome:
     """Adapters that come from disk under load. `server` must not have served them before."""
-    target = fleet.get(server)
+    target = fleet.focus(server)
     assert isinstance(target, HTTPTarget)
     opened = AdapterRegistry(registry)
     names = sorted(set(opened.names()) - set(mixed), key=lambda name: (len(name), name))

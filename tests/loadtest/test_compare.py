@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from loadtest.peers.candidates import Candidate
@@ -106,6 +107,18 @@ def test_what_a_server_refuses_is_told_in_its_words(comparer: Comparer) -> None:
     assert refusal is not None
     assert "unknown field: guided_choice" in refusal
     assert comparer.refusal(scenario(Side("finlora"))) is None
+
+
+def test_only_the_measured_server_is_awake(comparer: Comparer) -> None:
+    fleet = comparer.fleet
+    processes = {name: psutil.Process(fleet.focus(name).pid) for name in ("finlora", "other")}
+    assert processes["finlora"].status() == psutil.STATUS_STOPPED
+    fleet.focus("finlora")
+    assert processes["other"].status() == psutil.STATUS_STOPPED
+    assert processes["finlora"].status() != psutil.STATUS_STOPPED
+    fleet.keep(set())
+    _, alive = psutil.wait_procs(processes.values(), timeout=10)
+    assert not alive
 
 
 def test_a_fleet_ends_what_is_not_kept(comparer: Comparer, tmp_path: Path) -> None:
