@@ -11,6 +11,7 @@ ROWS = {
     "adapter_on_compared_rows": "the same, on the rows compared below",
     "adapter_without_trailing_space": "the same, the prompt's trailing space stripped",
     "bare_base": "the bare base",
+    "version_in_service": "the version it is to follow, on all rows",
 }
 
 
@@ -71,11 +72,7 @@ def _scores(scores: dict[str, Any] | None) -> str:
         f"| {label} | {s['num_rows']} | {s['precision']:.3f} | {s['recall']:.3f} | {s['f1']:.3f} |"
         for label, s in scores["adapter"]["per_label"].items()
     ]
-    engine = scores["serving_engine"]
-    how = (
-        f"On validation rows, never trained on; {scores['how']}. The serving engine gave the same "
-        f"label on {engine['num_same_label']} of {engine['num_rows']} rows."
-    )
+    how = f"On validation rows, never trained on; {scores['how']}."
     return "\n".join(["## Scores", "", how, "", *table, "", *labels])
 
 
