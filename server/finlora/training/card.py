@@ -24,7 +24,7 @@ def model_card(name: str, config: TrainingConfig, manifest: Manifest, command: s
         _base(config, manifest),
         _prompt(config),
         _scores(manifest.scores),
-        _data(config, manifest),
+        _data(manifest),
         f"## How it was made\n\n    {command}",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -81,8 +81,12 @@ def _line(title: str, scores: dict[str, Any]) -> str:
     return f"| {title} | {scores['num_rows']} | {figures} |"
 
 
-def _data(config: TrainingConfig, manifest: Manifest) -> str:
-    sources = [_source(source.name, source.licence, source.url) for source in config.sources]
+def _data(manifest: Manifest) -> str:
+    sources = [
+        _source(entry["name"], entry["licence"], entry["url"])
+        for entry in manifest.data or ()
+        if "licence" in entry
+    ]
     facts = manifest.training or {}
     rows = f"{facts.get('num_train_rows')} rows trained on, {facts.get('num_valid_rows')} held out."
     return "\n".join(["## Data", "", *_bullets(sources), rows])

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 from finlora.errors import ConfigError
 
 SUFFIXES = (".parquet", ".jsonl", ".csv")  # the first kind that a hub data set has is read
+ORIGIN_SUFFIX = ".sources.json"  # after the name of a data file: who its rows are from
 HUB_DATA_SET = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w-]+))?"
 )
@@ -83,6 +84,8 @@ def _files_of(path: str, folder: Path) -> Iterator[Path]:
 
 
 def _is_of(file: Path, folder: Path, split: str | None) -> bool:
+    if file.with_name(file.name + ORIGIN_SUFFIX).exists():  # one that we made, of such files
+        return False
     words = re.split(r"[^a-z0-9]+", str(file.relative_to(folder)).lower())
     return split is None or split.lower() in words
 

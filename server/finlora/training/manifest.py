@@ -33,7 +33,7 @@ def build_manifest(
         prompt_template=config.prompt_template,
         eos_token_ids=eos,
         training=_facts(config, dataset, workshop, history),
-        data=[source.model_dump() for source in config.sources] + dataset.sources(),
+        data=[source.model_dump() for source in dataset.origins] + dataset.sources(),
         licence=config.licence,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

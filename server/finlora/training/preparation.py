@@ -1,5 +1,6 @@
 """From a configuration to the examples of a run: read, split, tokenised, counted."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from finlora.errors import ConfigError
 from finlora.training.batches import Example, ExampleEncoder
-from finlora.training.config import TrainingConfig
-from finlora.training.data_files import dataset_files, file_hash
+from finlora.training.config import DataSource, TrainingConfig
+from finlora.training.data_files import ORIGIN_SUFFIX, dataset_files, file_hash
 from finlora.training.row_files import Columns, read_rows
 from finlora.training.rows import (
     Row,
@@ -34,6 +35,7 @@ class Dataset:
     files: list[Path]
     split: Split
     labels: list[str]  # empty: the task is not a choice
+    origins: list[DataSource]
 
     def sources(self) -> list[dict[str, Any]]:
         """Name and hash of every file, for the manifest."""
@@ -102,7 +104,21 @@ def load_dataset(config: TrainingConfig, folder: Path) -> Dataset:
             f"{len(split.train)} rows to train on and {len(split.valid)} to validate with: "
             "both are needed"
         )
-    return Dataset(files, split, labels)
+    return Dataset(files, split, labels, config.sources or _origins(files))
+
+
+def _origins(files: list[Path]) -> list[DataSource]:
+    """Who the rows are from, where `finlora data prepare` wrote it beside the files."""
+    notes = (file.with_name(file.name + ORIGIN_SUFFIX) for file in files)
+    try:
+        return [
+            DataSource.model_validate(origin)
+            for note in notes
+            if note.is_file()
+            for origin in json.loads(note.read_bytes())
+        ]
+    except ValueError as error:
+        raise ConfigError(f"what stands beside the data is broken: {error}") from error
 
 
 def _columns(config: TrainingConfig) -> Columns | None:

@@ -254,5 +254,5 @@ class _Place:
 
 def checkpointed_blocks(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
     """Let the model's blocks keep their inputs alone while they are in training mode."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     return [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finlora.errors import ConfigError
-from finlora.training.data_files import hub_snapshot
+from finlora.training.data_files import ORIGIN_SUFFIX, hub_snapshot
 from finlora.training.datasets.readers import READERS, Side
 from finlora.training.datasets.tasks import Source, Task
 from finlora.training.rows import Row
-
-SOURCES_SUFFIX = ".sources.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def _write(file: Path, rows: list[Row], sources: list[Source]) -> None:
     origin: list[dict[str, Any]] = [
         {"name": source.title, "licence": source.licence, "url": source.url} for source in sources
     ]
-    _replace(file.with_name(file.name + SOURCES_SUFFIX), json.dumps(origin, indent=1) + "\n")
+    _replace(file.with_name(file.name + ORIGIN_SUFFIX), json.dumps(origin, indent=1) + "\n")
 
 
 def _replace(file: Path, text: str) -> None:
