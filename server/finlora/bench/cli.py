@@ -23,6 +23,7 @@ SETTINGS = (
     "max_loras",
     "max_lora_rank",
     "kv_cache_bytes",
+    "wide_copies",
     "prefix_cache",
     "adapter_cache_bytes",
 )
