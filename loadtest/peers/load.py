@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
-from loadtest.peers.connection import Connection
+from finlora.bench.statistics import percentile
+from loadtest.peers.connection import Connection, Response
 from loadtest.peers.prompts import fresh_prompts, read_contexts
 
 DEFAULT_DATA = Path("examples/news_headlines.jsonl")
@@ -28,7 +30,7 @@ class Mix(StrEnum):
 
     DISTINCT = "distinct"  # in turn: neighbours never share an adapter
     UNIFORM = "uniform"
-    ZIPF = "zipf"  # the i-th adapter gets a share of 1/i
+    ZIPF = "zipf"  # the i-th adapter gets a share of 1 / i^exponent
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Load:
     warmup: int = 32
     max_tokens: int = 3
     seed: int = 0
+    zipf_exponent: float = 1.0
+    # Texts of which the answer must be one (`guided_choice`); empty: exactly max_tokens tokens.
+    choices: tuple[str, ...] = ()
     # llama.cpp's server takes adapters by index and scale instead of by model name.
     lora_list: bool = False
 
@@ -52,6 +57,8 @@ class Tally:
 
     latencies: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None  # None: no answer said
 
 
 @dataclass(frozen=True)
@@ -64,27 +71,45 @@ class Result:
     p99_seconds: float
     errors: int
     first_error: str | None
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the prompt tokens that came from a prefix cache; None: the server is silent."""
+        if self.cached_tokens is None or not self.prompt_tokens:
+            return None
+        return self.cached_tokens / self.prompt_tokens
 
 
 def bodies(load: Load, prompts: Iterable[str]) -> Iterator[bytes]:
     """One request body for each prompt. `ignore_eos` makes every server do the same work."""
-    rng = random.Random(load.seed)
-    weights = [1 / (rank + 1) if load.mix is Mix.ZIPF else 1.0 for rank in range(len(load.models))]
-    for index, prompt in enumerate(prompts):
-        turn = index % len(load.models)
-        if load.mix is not Mix.DISTINCT:
-            turn = rng.choices(range(len(load.models)), weights)[0]
+    for turn, prompt in zip(turns(load), prompts, strict=False):
         body: dict[str, Any] = {
             "model": load.models[turn],
             "prompt": prompt,
             "max_tokens": load.max_tokens,
             "temperature": 0,
-            "ignore_eos": True,
         }
+        # An answer that is one of the choices ends by itself.
+        body |= {"guided_choice": load.choices} if load.choices else {"ignore_eos": True}
         if load.lora_list:
             ids = range(len(load.models))
             body["lora"] = [{"id": id_, "scale": float(id_ == turn)} for id_ in ids]
         yield json.dumps(body).encode()
+
+
+def turns(load: Load) -> Iterator[int]:
+    """Which of the load's models each request asks for, without end."""
+    if load.mix is Mix.DISTINCT:
+        yield from cycle(range(len(load.models)))
+    rng = random.Random(load.seed)
+    exponent = load.zipf_exponent if load.mix is Mix.ZIPF else 0.0
+    shares = [(rank + 1) ** -exponent for rank in range(len(load.models))]
+    cumulative = list(accumulate(shares))
+    while True:
+        yield rng.choices(range(len(load.models)), cum_weights=cumulative)[0]
 
 
 async def measure(base_url: str, load: Load, prompts: list[str]) -> Result:
@@ -94,23 +119,20 @@ async def measure(base_url: str, load: Load, prompts: list[str]) -> Result:
         connections = [
             await stack.enter_async_context(Connection(base_url)) for _ in range(load.clients)
         ]
-        await _drive(connections, requests[: load.warmup], load.max_tokens)
+        await drive(connections, requests[: load.warmup], load)
         begin = time.perf_counter()
-        tally = await _drive(connections, requests[load.warmup :], load.max_tokens)
+        tally = await drive(connections, requests[load.warmup :], load)
         return summarise(tally, time.perf_counter() - begin)
 
 
-async def _drive(connections: list[Connection], requests: list[bytes], max_tokens: int) -> Tally:
+async def drive(connections: list[Connection], requests: Iterable[bytes], load: Load) -> Tally:
+    """Each connection sends the next request when it has the answer to its last."""
     tally = Tally()
     remaining = iter(requests)
 
     async def client(connection: Connection) -> None:
         for body in remaining:
-            begin = time.perf_counter()
-            error = await _complaint(connection, body, max_tokens)
-            tally.latencies.append(time.perf_counter() - begin)
-            if error is not None:
-                tally.errors.append(error)
+            await send(connection, body, load, tally)
 
     async with asyncio.TaskGroup() as group:
         for connection in connections:
@@ -118,32 +140,58 @@ async def _drive(connections: list[Connection], requests: list[bytes], max_token
     return tally
 
 
-async def _complaint(connection: Connection, body: bytes, max_tokens: int) -> str | None:
-    """What is wrong with the answer: a failure, or fewer tokens than every server must make."""
+async def send(connection: Connection, body: bytes, load: Load, tally: Tally) -> None:
+    """Send one request and note in the tally what came of it."""
+    begin = time.perf_counter()
     try:
         response = await connection.post("/completions", body)
-    except (OSError, EOFError) as error:
-        return f"{type(error).__name__}: {error}"
+    except (OSError, EOFError) as failure:
+        error: str | None = f"{type(failure).__name__}: {failure}"
+    else:
+        error = _read(response, load, tally)
+    tally.latencies.append(time.perf_counter() - begin)
+    if error is not None:
+        tally.errors.append(error)
+
+
+def _read(response: Response, load: Load, tally: Tally) -> str | None:
+    """Count the answer's tokens; what is wrong with it, if anything."""
     if response.status != 200:
         return f"status {response.status}: {response.body[:200].decode(errors='replace')}"
-    made = json.loads(response.body).get("usage", {}).get("completion_tokens")
-    return None if made == max_tokens else f"{made} tokens instead of {max_tokens}"
+    answer = json.loads(response.body)
+    usage = answer.get("usage") or {}
+    tally.prompt_tokens += usage.get("prompt_tokens", 0)
+    cached = _cached_tokens(answer, usage)
+    if cached is not None:
+        tally.cached_tokens = (tally.cached_tokens or 0) + cached
+    if load.choices:
+        text = answer["choices"][0]["text"].strip()
+        return None if text in load.choices else f"{text!r} is none of the choices"
+    made = usage.get("completion_tokens")
+    return None if made == load.max_tokens else f"{made} tokens instead of {load.max_tokens}"
+
+
+def _cached_tokens(answer: dict[str, Any], usage: dict[str, Any]) -> int | None:
+    """As OpenAI's usage has it, or as llama.cpp's timings do."""
+    details = usage.get("prompt_tokens_details") or {}
+    count: int | None = details.get("cached_tokens")
+    if count is None:
+        count = (answer.get("timings") or {}).get("cache_n")
+    return count
 
 
 def summarise(tally: Tally, seconds: float) -> Result:
     """Figures of a run that took `seconds`; percentiles by nearest rank."""
-    ordered = sorted(tally.latencies)
-
-    def percentile(share: float) -> float:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
     return Result(
-        requests_per_second=(len(ordered) - len(tally.errors)) / seconds,
-        p50_seconds=percentile(0.5),
-        p95_seconds=percentile(0.95),
-        p99_seconds=percentile(0.99),
+        requests_per_second=(len(tally.latencies) - len(tally.errors)) / seconds,
+        p50_seconds=percentile(tally.latencies, 0.5),
+        p95_seconds=percentile(tally.latencies, 0.95),
+        p99_seconds=percentile(tally.latencies, 0.99),
         errors=len(tally.errors),
         first_error=tally.errors[0] if tally.errors else None,
+        requests=len(tally.latencies),
+        prompt_tokens=tally.prompt_tokens,
+        cached_tokens=tally.cached_tokens,
     )
 
 

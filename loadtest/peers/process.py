@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -64,7 +65,7 @@ def serving(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ALLOCATOR, **(environment or {})},
+            env=server_environment(environment),
             start_new_session=True,
         )
         try:
@@ -75,7 +76,12 @@ def serving(
                 time.sleep(POLL_SECONDS)
             yield Server(process, address, time.perf_counter() - begin)
         finally:
-            _end(process)
+            end(process)
+
+
+def server_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's variables, the allocator's, and the server's own."""
+    return {**os.environ, **ALLOCATOR, **(extra or {})}
 
 
 def free_port() -> int:
@@ -100,7 +106,7 @@ def _obituary(command: list[str], code: int | None, seconds: float, log: Path) -
     return f"{' '.join(command)} {what} after {seconds:.0f} s:\n{tail}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: "subprocess.Popen[Any]") -> None:
     """Ask the group politely, then insist; the group is ours because it is a session of its own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -5,7 +5,7 @@ import random
 import re
 import string
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 INPUT = "Input: "
@@ -23,6 +23,36 @@ def read_contexts(file: Path) -> list[str]:
 def fresh_prompts(contexts: list[str], count: int, *, offset: int = 0, seed: int = 0) -> list[str]:
     """Prompts `offset` to `offset + count` of one endless, repeatable sequence without repeats."""
     return list(islice(_endless(contexts, seed), offset, offset + count))
+
+
+class PromptSource:
+    """Prompts for a whole run, of which no two are the same.
+
+    All of them are variants (another company, other figures), also the first ones: rounds that
+    began with the rows as they stand would be shorter than those after them.
+    """
+
+    def __init__(self, contexts: list[str], seed: int = 0) -> None:
+        self._rng = random.Random(seed)
+        rows = contexts.copy()
+        self._rng.shuffle(rows)
+        self._rows = cycle(rows)
+        self._seen = set(rows)
+
+    def blocks(self, count: int, num_blocks: int = 1) -> list[list[str]]:
+        """Blocks of `count` prompts over the same rows, so that they differ little in length."""
+        rows = list(islice(self._rows, count))
+        return [[self._fresh(row) for row in rows] for _ in range(num_blocks)]
+
+    def endless(self) -> Iterator[str]:
+        """One prompt after another."""
+        return map(self._fresh, self._rows)
+
+    def _fresh(self, row: str) -> str:
+        while (variant := _vary(row, self._rng)) in self._seen:
+            continue
+        self._seen.add(variant)
+        return variant
 
 
 def _endless(contexts: list[str], seed: int) -> Iterator[str]:

@@ -1,61 +1,78 @@
-"""Rounds of several servers as medians, ratios with intervals, a Markdown table and a picture."""
+"""Rounds of several sides as medians, ratios with intervals, Markdown tables and a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from finlora.bench.statistics import Ratio, paired_ratio
 from loadtest.peers.load import Result
+from loadtest.peers.scenarios import Metric
 
 Rounds = Mapping[str, Sequence[Result]]
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-HEADER = "| server | requests/s (lowest to highest) | p50 | p95 | errors | {} is faster by |"
+HEADER = (
+    "| side | requests/s (lowest to highest) | p50 | p95 | prompt tokens | cached | errors "
+    "| first side against it |"
+)
+SUMMARY_HEADER = "| scenario | compared | ratio | 95 % interval | rounds |"
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times faster one server is, with a bootstrap interval over the rounds."""
+class Comparison:
+    """One ratio of one scenario, as the summary shows it."""
 
-    value: float
-    low: float
-    high: float
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Ratio:
-    """Median of the per-round ratios. The rounds pair up: both servers got the same prompts."""
-    ratios = np.array(ours) / np.array(theirs)
-    picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    medians = np.median(ratios[picks], axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    scenario: str
+    compared: str
+    ratio: Ratio
+    rounds: int
 
 
-def speeds(results: Sequence[Result]) -> list[float]:
-    """Requests per second of each round."""
+@dataclass(frozen=True)
+class Outcome:
+    """What one scenario gives the report."""
+
+    key: str
+    title: str
+    text: str  # Markdown, without the title
+    comparisons: list[Comparison]
+    record: dict[str, Any]
+    errors: int
+    rounds: Rounds
+    metric: Metric = Metric.THROUGHPUT
+
+
+def values(results: Sequence[Result], metric: Metric) -> list[float]:
+    """The measured figure of each round."""
+    if metric is Metric.LATENCY:
+        return [result.p50_seconds * 1e3 for result in results]
     return [result.requests_per_second for result in results]
 
 
-def ratios(rounds: Rounds) -> dict[str, Ratio]:
-    """The first server against each of the others."""
+def ratios(rounds: Rounds, metric: Metric = Metric.THROUGHPUT) -> dict[str, Ratio]:
+    """The first side against each of the others."""
     (_, ours), *others = rounds.items()
-    return {name: ratio(speeds(ours), speeds(results)) for name, results in others}
+    return {
+        name: paired_ratio(values(ours, metric), values(results, metric))
+        for name, results in others
+    }
 
 
-def table(rounds: Rounds) -> str:
-    """A Markdown table, one row for each server; the first is compared with the others."""
-    against = ratios(rounds)
-    lines = [HEADER.format(next(iter(rounds))), "|---|---|---|---|---|---|"]
+def table(rounds: Rounds, metric: Metric = Metric.THROUGHPUT) -> str:
+    """A Markdown table, one row for each side."""
+    against = ratios(rounds, metric)
+    lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
     for name, results in rounds.items():
-        measured = speeds(results)
+        speeds = values(results, Metric.THROUGHPUT)
         cells = [
             name,
-            f"{np.median(measured):.1f} ({min(measured):.1f} to {max(measured):.1f})",
+            f"{np.median(speeds):.1f} ({min(speeds):.1f} to {max(speeds):.1f})",
             _milliseconds([result.p50_seconds for result in results]),
             _milliseconds([result.p95_seconds for result in results]),
+            _prompt_tokens(results),
+            _cached(results),
             str(sum(result.errors for result in results)),
             _times(against.get(name)),
         ]
@@ -63,18 +80,46 @@ def table(rounds: Rounds) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(rounds: Rounds, title: str, file: Path) -> None:
-    """Bars of the median requests per second, with a dot for every round."""
-    figure = Figure(figsize=(7, 1.2 + 0.6 * len(rounds)), layout="constrained")
-    axes = figure.subplots()
-    names = list(rounds)
-    axes.barh(names, [float(np.median(speeds(rounds[name]))) for name in names], color="#9db8d9")
-    for name in names:
-        axes.plot(speeds(rounds[name]), [name] * len(rounds[name]), "o", color="#1f3b63")
-    axes.invert_yaxis()
-    axes.set_xlabel("requests/s")
-    axes.set_title(title, fontsize="medium")
-    figure.savefig(file, dpi=150)
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """Every ratio of the run in one Markdown table."""
+    lines = [SUMMARY_HEADER, "|---|---|---|---|---|"]
+    for each in comparisons:
+        interval = f"{number(each.ratio.low)} to {number(each.ratio.high)}"
+        cells = [each.scenario, each.compared, number(each.ratio.value), interval, str(each.rounds)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(outcomes: Sequence[Outcome], file: Path) -> None:
+    """Bars of the medians with a dot for every round, a panel for each scenario."""
+    heights = [0.9 + 0.45 * len(outcome.rounds) for outcome in outcomes]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(outcomes), height_ratios=heights, squeeze=False)[:, 0]
+    for axes, outcome in zip(panels, outcomes, strict=True):
+        for name, results in outcome.rounds.items():
+            measured = values(results, outcome.metric)
+            axes.barh([name], [float(np.median(measured))], color="#9db8d9")
+            axes.plot(measured, [name] * len(measured), "o", color="#1f3b63", markersize=4)
+        axes.invert_yaxis()
+        axes.set_xlabel(str(outcome.metric))
+        axes.set_title(outcome.title, fontsize="medium")
+    figure.savefig(file, dpi=120)
+
+
+def number(ratio: float) -> str:
+    """Three digits that matter: 12.3, 1.23, 0.987."""
+    return f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}" if ratio >= 1.1 else f"{ratio:.3f}"
+
+
+def _prompt_tokens(results: Sequence[Result]) -> str:
+    requests = sum(result.requests for result in results)
+    tokens = sum(result.prompt_tokens for result in results)
+    return f"{tokens / requests:.1f}" if requests and tokens else "?"
+
+
+def _cached(results: Sequence[Result]) -> str:
+    rates = [result.hit_rate for result in results if result.hit_rate is not None]
+    return f"{np.median(rates):.0%}" if rates else "not told"
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:
@@ -82,4 +127,6 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 
 
 def _times(ratio: Ratio | None) -> str:
-    return "" if ratio is None else f"{ratio.value:.1f} ({ratio.low:.1f} to {ratio.high:.1f})"
+    if ratio is None:
+        return ""
+    return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"

@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,11 +41,10 @@ class Start:
     after_requests: Memory
 
 
-def start_once(arguments: str, requests: int, data: Path, log: Path) -> Start:
-    """Start through make, measure, stop."""
+def start_once(command: Callable[[int], list[str]], requests: int, data: Path, log: Path) -> Start:
+    """Start the command that serves on a port, measure, stop."""
     port = free_port()
-    command = ["make", "serve", f"PORT={port}", f"ARGS={arguments}"]
-    with serving(command, port=port, ready_path="/ready", log=log) as server:
+    with serving(command(port), port=port, ready_path="/ready", log=log) as server:
         idle = memory(server)
         load = Load(models=served_models(server.address), requests=requests)
         prompts = fresh_prompts(read_contexts(data), load.warmup + load.requests)
@@ -80,10 +80,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     options = parser.parse_args(argv)
     failed = False
+
+    def make_serve(port: int) -> list[str]:
+        return ["make", "serve", f"PORT={port}", f"ARGS={options.server_args}"]
+
     with TemporaryDirectory() as folder:
         for _ in range(options.runs):
             log = Path(folder) / "server.log"
-            start = start_once(options.server_args, options.requests, options.data, log)
+            start = start_once(make_serve, options.requests, options.data, log)
             sys.stdout.write(json.dumps(asdict(start)) + "\n")
             failed = failed or start.errors > 0
     return 1 if failed else 0

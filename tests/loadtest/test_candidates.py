@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.peers.candidates import LLAMA_VARIABLES, VLLM_VARIABLE, Material, found
+from loadtest.peers.candidates import LLAMA_VARIABLES, VLLM_VARIABLE, Material, engine, found
 
 MATERIAL = Material(
     model="smollm2-135m-instruct",
@@ -37,12 +37,28 @@ def test_ours_is_started_with_its_defaults_and_the_given_flags() -> None:
 
 def test_vllm_gets_the_same_adapters_and_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VLLM_VARIABLE, "/envs/vllm/bin/vllm")
-    candidates, _ = found(MATERIAL, [])
-    (vllm,) = (candidate for candidate in candidates if candidate.name == "vllm")
-    command = vllm.command(8123)
+    by_name = {candidate.name: candidate for candidate in found(MATERIAL, [])[0]}
+    command = by_name["vllm"].command(8123)
     assert command[0] == "/envs/vllm/bin/vllm"
     assert {"a0=/made/a0", "a1=/made/a1", "8123"} <= set(command)
-    assert vllm.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+    assert by_name["vllm"].environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+
+
+def test_vllm_without_lora_is_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VLLM_VARIABLE, "/envs/vllm/bin/vllm")
+    by_name = {candidate.name: candidate for candidate in found(MATERIAL, [])[0]}
+    command = by_name["vllm-base"].command(8123)
+    assert not [word for word in command if "lora" in word]
+    assert command[command.index("--served-model-name") + 1] == by_name["vllm-base"].base_name
+
+
+def test_the_engine_runs_on_the_same_registry_with_the_same_flags() -> None:
+    candidate = engine(MATERIAL, ["--max-loras", "2"])
+    assert candidate.in_process
+    assert candidate.command(0)[3:] == [
+        *("--model", "smollm2-135m-instruct", "--registry", "/made/registry"),
+        *("--max-loras", "2"),
+    ]
 
 
 def test_llama_cpp_needs_all_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:

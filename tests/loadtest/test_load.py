@@ -35,6 +35,18 @@ def test_every_server_gets_the_same_requests(mix: Mix) -> None:
     assert sent(Load(MODELS, mix=mix), 50) == sent(Load(MODELS, mix=mix), 50)
 
 
+def test_a_larger_exponent_gives_the_first_adapters_more() -> None:
+    load = Load(MODELS, mix=Mix.ZIPF, zipf_exponent=2.0)
+    asked = Counter(request["model"] for request in sent(load, 4000))
+    assert 3.3 < asked["a0"] / asked["a1"] < 4.8
+
+
+def test_a_choice_ends_by_itself() -> None:
+    request = sent(Load(MODELS, choices=("up", "down")), 1)[0]
+    assert request["guided_choice"] == ["up", "down"]
+    assert "ignore_eos" not in request
+
+
 def test_llama_cpp_gets_exactly_one_adapter_switched_on() -> None:
     requests = sent(Load(MODELS, lora_list=True), 4)
     assert requests[2]["lora"] == [
@@ -49,18 +61,21 @@ def test_failed_requests_do_not_count_as_speed() -> None:
     tally = Tally(latencies=[0.1 * i for i in range(1, 101)], errors=["status 503: busy"] * 20)
     result = summarise(tally, seconds=4.0)
     assert result.requests_per_second == 20.0
-    assert result.p50_seconds == pytest.approx(5.1)
-    assert result.p99_seconds == pytest.approx(10.0)
+    assert result.p50_seconds == pytest.approx(5.0)
+    assert result.p99_seconds == pytest.approx(9.9)
     assert (result.errors, result.first_error) == (20, "status 503: busy")
 
 
 class Server:
     """Holds requests until `clients` of them are in flight, then answers all with `tokens`."""
 
-    def __init__(self, clients: int, tokens: int = 3, status: str = "200 OK") -> None:
+    def __init__(
+        self, clients: int, tokens: int = 3, status: str = "200 OK", **answer: Any
+    ) -> None:
         self._barrier = asyncio.Barrier(clients)
         self._tokens = tokens
         self._status = status
+        self._answer = answer
         self.prompts: list[str] = []
 
     @asynccontextmanager
@@ -73,7 +88,8 @@ class Server:
             length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
             self.prompts.append(json.loads(await reader.readexactly(length))["prompt"])
             await self._barrier.wait()
-            answer = json.dumps({"usage": {"completion_tokens": self._tokens}}).encode()
+            usage = {"completion_tokens": self._tokens, "prompt_tokens": 8}
+            answer = json.dumps({"usage": usage} | self._answer).encode()
             line = f"HTTP/1.1 {self._status}\r\nContent-Length: {len(answer)}\r\n\r\n"
             writer.write(line.encode() + answer)
         writer.close()
@@ -121,6 +137,46 @@ def test_a_refusal_is_an_error_with_its_text() -> None:
         return await run(Server(clients=1, status="404 Not Found"), load)
 
     assert asyncio.run(scenario()).first_error.startswith("status 404: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hit_rate"),
+    [
+        ({}, None),
+        ({"timings": {"cache_n": 6}}, 0.75),
+        (
+            {
+                "usage": {
+                    "completion_tokens": 3,
+                    "prompt_tokens": 10,
+                    "prompt_tokens_details": {"cached_tokens": 1},
+                }
+            },
+            0.1,
+        ),
+    ],
+)
+def test_the_hit_rate_is_what_the_server_tells(
+    answer: dict[str, Any], hit_rate: float | None
+) -> None:
+    async def scenario() -> Any:
+        load = Load(MODELS, clients=1, warmup=0, requests=4)
+        return await run(Server(clients=1, **answer), load)
+
+    result = asyncio.run(scenario())
+    assert result.errors == 0
+    assert result.hit_rate == (None if hit_rate is None else pytest.approx(hit_rate))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [(" up", None), ("sideways", "'sideways' is none of the choices")]
+)
+def test_an_answer_must_be_one_of_the_choices(text: str, complaint: str | None) -> None:
+    async def scenario() -> Any:
+        load = Load(MODELS, clients=1, warmup=0, requests=1, choices=("up", "down"))
+        return await run(Server(clients=1, tokens=1, choices=[{"text": text}]), load)
+
+    assert asyncio.run(scenario()).first_error == complaint
 
 
 def test_a_wrong_mix_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

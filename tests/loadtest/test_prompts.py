@@ -1,9 +1,11 @@
+import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from loadtest.peers.load import DEFAULT_DATA, Load
-from loadtest.peers.prompts import fresh_prompts, read_contexts
+from loadtest.peers.prompts import PromptSource, fresh_prompts, read_contexts
 
 CONTEXTS = [
     f"Instruction: What is the sentiment?\nInput: {headline}\nAnswer: "
@@ -30,6 +32,25 @@ def test_variants_keep_the_instruction_and_differ_at_once_after_it() -> None:
     head = "Instruction: What is the sentiment?\nInput: "
     assert all(v.startswith(head) and v.endswith("\nAnswer: ") for v in variants)
     assert len({v.removeprefix(head)[:5] for v in variants}) == 30
+
+
+def test_a_source_never_repeats_itself_nor_gives_a_row_as_it_stands() -> None:
+    source = PromptSource(CONTEXTS)
+    blocks = source.blocks(40, 2) + source.blocks(25) + [list(islice(source.endless(), 35))]
+    prompts = [prompt for block in blocks for prompt in block]
+    assert len(prompts) == len({*prompts}) == 40 * 2 + 25 + 35
+    assert not set(prompts) & set(CONTEXTS)
+
+
+def test_blocks_of_a_round_tell_the_same_headlines() -> None:
+    first, second = PromptSource(CONTEXTS).blocks(7, 2)
+    for one, two in zip(first, second, strict=True):
+        assert re.sub(r"\d|[A-Z]{5}", "", one) == re.sub(r"\d|[A-Z]{5}", "", two)
+        assert len(one) == len(two)
+
+
+def test_two_sources_give_the_same_prompts() -> None:
+    assert PromptSource(CONTEXTS).blocks(9) == PromptSource(CONTEXTS).blocks(9)
 
 
 def test_reading_drops_repeated_rows_and_blank_lines(tmp_path: Path) -> None:

@@ -2,48 +2,58 @@ from pathlib import Path
 
 import pytest
 
+from finlora.bench.statistics import Ratio
 from loadtest.peers.load import Result
-from loadtest.peers.report import picture, ratio, table
+from loadtest.peers.report import Comparison, Outcome, number, picture, ratios, summary, table
+from loadtest.peers.scenarios import Metric
 
 
-def result(requests_per_second: float, errors: int = 0) -> Result:
+def result(requests_per_second: float, errors: int = 0, cached: int | None = 25) -> Result:
     first = "status 500" if errors else None
-    return Result(requests_per_second, 0.1, 0.2, 0.3, errors, first)
+    return Result(requests_per_second, 0.1, 0.2, 0.3, errors, first, 10, 100, cached)
 
 
-def test_the_ratio_is_paired_by_round() -> None:
-    """The machine halves its speed in round two: the ratio does not notice, the medians would."""
-    found = ratio([80.0, 40.0, 80.0], [10.0, 5.0, 10.0])
-    assert (found.value, found.low, found.high) == (8.0, 8.0, 8.0)
+ROUNDS = {
+    "finlora": [result(40.0), result(44.0), result(42.0)],
+    "peft": [result(4.0, cached=None), result(4.4, 2, None), result(4.2, cached=None)],
+}
 
 
-def test_the_interval_spans_the_rounds_and_holds_the_median() -> None:
-    found = ratio([80.0, 90.0, 100.0], [10.0, 10.0, 10.0])
-    assert found.value == 9.0
-    assert 8.0 <= found.low < 9.0 < found.high <= 10.0
-
-
-def test_the_table_shows_medians_ratios_and_errors() -> None:
-    rounds = {
-        "finlora": [result(40.0), result(44.0), result(42.0)],
-        "peft": [result(4.0), result(4.4, errors=2), result(4.2)],
-    }
-    assert table(rounds).splitlines()[2:] == [
-        "| finlora | 42.0 (40.0 to 44.0) | 100 ms | 200 ms | 0 |  |",
-        "| peft | 4.2 (4.0 to 4.4) | 100 ms | 200 ms | 2 | 10.0 (10.0 to 10.0) |",
+def test_the_table_shows_medians_hits_ratios_and_errors() -> None:
+    assert table(ROUNDS).splitlines()[2:] == [
+        "| finlora | 42.0 (40.0 to 44.0) | 100 ms | 200 ms | 10.0 | 25% | 0 |  |",
+        "| peft | 4.2 (4.0 to 4.4) | 100 ms | 200 ms | 10.0 | not told | 2 | 10.0 (10.0 to 10.0) |",
     ]
 
 
-def test_the_picture_is_a_png(tmp_path: Path) -> None:
-    file = tmp_path / "requests.png"
-    picture({"finlora": [result(40.0)], "peft": [result(4.0)]}, "four adapters", file)
-    assert file.read_bytes().startswith(b"\x89PNG")
+def test_latencies_are_compared_as_latencies() -> None:
+    assert ratios(ROUNDS, Metric.LATENCY)["peft"].value == 1.0
+    assert ratios(ROUNDS)["peft"].value == pytest.approx(10.0)
 
 
-def test_one_server_alone_needs_no_ratio() -> None:
+def test_one_side_alone_needs_no_ratio() -> None:
     assert table({"finlora": [result(40.0)]}).splitlines()[-1].endswith("| 0 |  |")
 
 
-def test_rounds_must_pair_up() -> None:
-    with pytest.raises(ValueError, match="broadcast"):
-        ratio([1.0, 2.0, 3.0], [1.0, 2.0])
+def test_the_summary_has_a_row_for_every_ratio() -> None:
+    comparisons = [Comparison("mixed-3", "speed of a / b", Ratio(12.34, 11.0, 13.0), 3)]
+    assert summary(comparisons).splitlines()[-1] == (
+        "| mixed-3 | speed of a / b | 12.3 | 11.0 to 13.0 | 3 |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(0.98765, "0.988"), (1.0, "1.000"), (1.234, "1.23"), (35.67, "35.7")]
+)
+def test_ratios_near_one_keep_their_digits(ratio: float, shown: str) -> None:
+    assert number(ratio) == shown
+
+
+def test_the_picture_is_a_png_with_a_panel_for_each_scenario(tmp_path: Path) -> None:
+    sizes = []
+    for count in (1, 3):
+        file = tmp_path / f"{count}.png"
+        picture([Outcome("k", "title", "", [], {}, 0, ROUNDS)] * count, file)
+        assert file.read_bytes().startswith(b"\x89PNG")
+        sizes.append(int.from_bytes(file.read_bytes()[20:24]))
+    assert sizes[1] > 2 * sizes[0]

@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from loadtest.peers.load import Load, Result
-from loadtest.peers.run import Run, main, publish
+from loadtest.peers.run import main
+from loadtest.peers.scenarios import KEYS
 from tests.tiny_models import build
 
 
@@ -16,32 +17,58 @@ def headlines(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_comparison_from_nothing_to_figures(
-    tmp_path: Path, headlines: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run(tmp_path: Path, headlines: Path, *arguments: str) -> dict[str, Any]:
     base = build("llama", tmp_path / "tiny-llama")
     output = tmp_path / "results"
-    arguments = ["--model", str(base), "--adapters", "2", "--rounds", "1", "--clients", "4"]
-    arguments += ["--requests", "12", "--slow-requests", "6", "--warmup", "4"]
-    arguments += ["--data", str(headlines), "--output", str(output)]
-    assert main([*arguments, "--server-args", "--max-model-len 256"]) == 0
-    results = json.loads((output / "results.json").read_text())
-    assert [run["server"] for run in results["runs"]] == ["finlora", "peft"]
-    assert all(run["result"]["errors"] == 0 for run in results["runs"])
-    assert all(run["resident_bytes"] > 100_000_000 for run in results["runs"])
-    assert results["ratios"]["peft"]["value"] > 0
-    assert results["load"]["models"] == ["a0", "a1"]
+    small = ["--model", str(base), "--adapters", "2", "--clients", "4", "--requests", "12"]
+    small += ["--slow-requests", "6", "--data", str(headlines), "--output", str(output)]
+    small += ["--registries", str(tmp_path / "registries")]
+    assert main([*small, "--server-args", "--max-model-len 256", *arguments]) == 0
+    results: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return results
+
+
+def test_a_comparison_from_nothing_to_figures(
+    tmp_path: Path,
+    headlines: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PEER_VLLM", "PEER_LLAMA_SERVER"):
+        monkeypatch.delenv(name, raising=False)
+    chosen = "mixed-3,choice,server-vs-engine"
+    results = run(tmp_path, headlines, "--scenarios", chosen, "--rounds", "1")
+    shown = capsys.readouterr().out
+    runs = results["scenarios"]["mixed-3"]["runs"]
+    assert [each["side"] for each in runs] == ["finlora, adapters mixed", "peft, adapters mixed"]
+    assert [each["result"]["requests"] for each in runs] == [12, 6]
+    assert all(each["result"]["errors"] == 0 for each in runs)
+    assert all(each["resident_bytes"] > 100_000_000 for each in runs)
+    server, engine = results["scenarios"]["server-vs-engine"]["runs"]
+    # The same prompts, so the same tokens, whichever way they came.
+    for count in ("prompt_tokens", "requests"):
+        assert server["result"][count] == engine["result"][count] > 0
+    assert ("choice" in results["scenarios"]) != ("skipped choice: finlora refuses" in shown)
+    assert "skipped a peer: PEER_VLLM not set" in shown
     assert results["machine"]["physical_cores"] >= 1
-    assert (output / "requests.png").stat().st_size > 1000
-    assert (output / "table.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "results" / "requests.png").stat().st_size > 1000
+    assert results["summary"][0]["compared"].startswith("speed of finlora, adapters mixed / peft")
 
 
-def test_failed_requests_show_in_the_published_figures(tmp_path: Path) -> None:
-    failed = Result(0.0, 0.1, 0.2, 0.3, errors=8, first_error="status 500: no")
-    run = Run("finlora", 1, failed, seconds_to_ready=1.0, resident_bytes=1)
-    publish([run], Load(models=("a0",)), tmp_path)
-    assert "| 8 |" in (tmp_path / "table.md").read_text()
-    assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["result"]["errors"] == 8
+@pytest.mark.slow
+def test_every_scenario_of_our_own_server(tmp_path: Path, headlines: Path) -> None:
+    own = [key for key in KEYS if key not in ("mixed-3", "choice", "server-vs-engine")]
+    sizes = ["--rounds", "2", "--in-flight", "6", "--registered", "60", "--probes", "3"]
+    results = run(tmp_path, headlines, "--scenarios", ",".join(own), *sizes)
+    assert list(results["scenarios"]) == own
+    cold = results["scenarios"]["cold-adapter"]["rounds"]
+    assert [each["ram_count"] for each in cold["load_seconds"]] == [3, 3]
+    assert cold["cold"][0]["errors"] == []
+    starts = results["scenarios"]["warm-start"]["starts"]
+    assert len(starts) == 2
+    assert starts[0]["when_ready"]["parts"]["kv_cache"] > 0
+    ratios = results["scenarios"]["many-registered"]["ratios"]
+    assert list(ratios) == ["finlora-registered, adapters mixed"]
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--clients", "--requests", "--adapters"])
@@ -50,3 +77,10 @@ def test_nothing_can_be_measured_with_none(flag: str, capsys: pytest.CaptureFixt
         main([flag, "0"])
     assert error.value.code == 2
     assert "not at least 1" in capsys.readouterr().err
+
+
+def test_an_unknown_scenario_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--scenarios", "mixed-3,mixed-4"])
+    assert error.value.code == 2
+    assert "unknown: mixed-4" in capsys.readouterr().err

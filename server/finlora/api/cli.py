@@ -5,12 +5,8 @@ import asyncio
 import logging
 import socket
 import time
-from enum import StrEnum
-from pathlib import Path
-from typing import Any, get_args
 
 import uvicorn
-from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.text import Text
 
@@ -21,6 +17,7 @@ from finlora.api.state import ServerState
 from finlora.api.welcome import welcome
 from finlora.config import Settings, load_settings
 from finlora.errors import ConfigError
+from finlora.flags import add_settings_flags
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that it is they who close it.
@@ -46,24 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Every flag can be given as FINLORA_<NAME> in the environment, or in the TOML file "
         "that FINLORA_CONFIG names. Keys belong into the environment: flags show in process lists.",
     )
-    for name, field in Settings.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **_argument(field))
+    add_settings_flags(parser)
     return parser
-
-
-def _argument(field: FieldInfo) -> dict[str, Any]:
-    """How argparse reads one setting; None means that the flag was not given."""
-    members = get_args(field.annotation)  # of `X | None`
-    kind: Any = members[0] if members else field.annotation
-    shown = "" if field.default is None else f" (default: {field.default})"
-    options: dict[str, Any] = {"default": None, "help": f"{field.description}{shown}"}
-    if kind is bool:
-        return options | {"action": argparse.BooleanOptionalAction}
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return options | {"choices": [choice.value for choice in kind]}
-    if kind in (int, Path):
-        return options | {"type": kind, "metavar": "N" if kind is int else "FOLDER"}
-    return options | {"metavar": "TEXT"}
 
 
 def _listen(settings: Settings) -> socket.socket:

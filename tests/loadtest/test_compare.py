@@ -1,0 +1,142 @@
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loadtest.peers.candidates import Candidate
+from loadtest.peers.compare import Comparer
+from loadtest.peers.fleet import Fleet
+from loadtest.peers.process import ServerFailedError
+from loadtest.peers.prompts import PromptSource
+from loadtest.peers.scenarios import Metric, Scenario, Side, Traffic
+
+RECORDER = Path(__file__).with_name("recording_server.py")
+CONTEXTS = [f"Instruction: Choose.\nInput: headline {i}\nAnswer: " for i in range(5)]
+MODELS = ("a0", "a1", "a2", "a3", "a4")
+
+
+def recorder(name: str, folder: Path) -> Candidate:
+    record = str(folder / f"{name}.jsonl")
+    return Candidate(
+        name,
+        lambda port: [sys.executable, str(RECORDER), str(port), record],
+        base_name="the-base",
+        slow=name == "slow",
+    )
+
+
+def requests(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def comparer(tmp_path: Path, said: list[str]) -> Iterator[Comparer]:
+    candidates = {name: recorder(name, tmp_path) for name in ("finlora", "other", "slow")}
+    with Fleet(candidates, tmp_path, said.append) as fleet:
+        models = {"finlora": MODELS}
+        yield Comparer(fleet, PromptSource(CONTEXTS), models, 2, 4, said.append)
+
+
+def scenario(*sides: Side, **settings: Any) -> Scenario:
+    sizes = {"clients": 2, "requests": 6, "rounds": 2} | settings
+    return Scenario("a-key", "a title", sides, **sizes)
+
+
+def test_sides_of_one_server_never_share_a_prompt(comparer: Comparer, tmp_path: Path) -> None:
+    sides = Side("finlora"), Side("finlora", Traffic.BASE)
+    outcome = comparer.outcome(scenario(*sides))
+    assert outcome.errors == 0
+    sent = requests(tmp_path, "finlora")
+    # Two to warm up and two clients' worth for each side, then two rounds of 2 + 6 for each.
+    assert len(sent) == 2 * (2 + 2) + 2 * 2 * (2 + 6)
+    assert max(Counter(body["prompt"] for body in sent).values()) == 1
+    assert Counter(body["model"] for body in sent) == {"the-base": 20, "a0": 10, "a1": 10}
+
+
+def test_different_servers_get_the_same_prompts_in_turn(comparer: Comparer, tmp_path: Path) -> None:
+    comparer.outcome(scenario(Side("finlora"), Side("other")))
+    timed = [[body["prompt"] for body in requests(tmp_path, n)][4:] for n in ("finlora", "other")]
+    assert sorted(timed[0]) == sorted(timed[1])
+    assert len(set(timed[0])) == 2 * (2 + 6)
+
+
+def test_the_order_of_the_sides_alternates(comparer: Comparer, said: list[str]) -> None:
+    comparer.outcome(scenario(Side("finlora"), Side("other"), rounds=3))
+    rounds = [line.split(": ")[1] for line in said if line.startswith("a-key")]
+    first, second = "finlora, adapters mixed", "other, adapters mixed"
+    assert rounds == [first, second, second, first, first, second]
+
+
+def test_the_outcome_holds_every_figure(comparer: Comparer) -> None:
+    outcome = comparer.outcome(scenario(Side("finlora"), Side("other"), metric=Metric.LATENCY))
+    assert [each.compared for each in outcome.comparisons] == [
+        "latency of finlora, adapters mixed / other, adapters mixed"
+    ]
+    assert [run["result"]["requests"] for run in outcome.record["runs"]] == [6, 6, 6, 6]
+    assert outcome.rounds["other, adapters mixed"][0].hit_rate == 0.25
+    assert "| 25% |" in outcome.text
+    assert json.dumps(outcome.record)
+
+
+def test_a_slow_server_gets_fewer_requests(comparer: Comparer, tmp_path: Path) -> None:
+    outcome = comparer.outcome(scenario(Side("finlora"), Side("slow"), rounds=1))
+    slow = outcome.rounds["slow, adapters mixed"]
+    assert [result.requests for result in slow] == [4]
+
+
+def test_zipf_traffic_asks_for_more_than_the_mixed_ones(comparer: Comparer, tmp_path: Path) -> None:
+    many = scenario(Side("finlora", Traffic.MANY), requests=60, rounds=1)
+    comparer.outcome(many)
+    asked = Counter(body["model"] for body in requests(tmp_path, "finlora"))
+    assert set(asked) == set(MODELS)
+    assert asked["a0"] > asked["a4"]
+
+
+def test_what_a_server_refuses_is_told_in_its_words(comparer: Comparer) -> None:
+    refusal = comparer.refusal(scenario(Side("finlora", Traffic.CHOICE), Side("finlora")))
+    assert refusal is not None
+    assert "unknown field: guided_choice" in refusal
+    assert comparer.refusal(scenario(Side("finlora"))) is None
+
+
+def test_only_the_measured_server_is_awake(comparer: Comparer) -> None:
+    fleet = comparer.fleet
+    processes = {name: psutil.Process(fleet.focus(name).pid) for name in ("finlora", "other")}
+    assert processes["finlora"].status() == psutil.STATUS_STOPPED
+    fleet.focus("finlora")
+    assert processes["other"].status() == psutil.STATUS_STOPPED
+    assert processes["finlora"].status() != psutil.STATUS_STOPPED
+    fleet.keep(set())
+    _, alive = psutil.wait_procs(processes.values(), timeout=10)
+    assert not alive
+
+
+def test_a_fleet_ends_what_is_not_kept(comparer: Comparer, tmp_path: Path) -> None:
+    fleet = comparer.fleet
+    first = fleet.get("finlora")
+    assert fleet.get("finlora") is first
+    fleet.get("other")
+    assert fleet.resident_bytes("other") > 1_000_000
+    assert fleet.others_cpu_seconds("other") > 0
+    fleet.keep({"other"})
+    assert fleet.others_cpu_seconds("other") == 0
+    assert fleet.get("finlora") is not first
+
+
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    broken = Candidate("broken", lambda _: [sys.executable, "-c", "1 / 0"], base_name="b")
+    with (
+        Fleet({"broken": broken}, tmp_path, lambda _: None) as fleet,
+        pytest.raises(ServerFailedError, match="ZeroDivisionError"),
+    ):
+        fleet.get("broken")
