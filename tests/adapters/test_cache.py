@@ -58,11 +58,14 @@ class Harness:
     def _write(self, slot: int, weights: Weights) -> None:
         self.slots[slot] = weights.name
 
-    def adapter_loaded(self, tier: str, seconds: float) -> None:
-        self.events.append(f"loaded {tier}")
+    def adapter_loaded(self, adapter: str, tier: str, seconds: float) -> None:
+        self.events.append(f"{adapter} in {tier}")
 
-    def adapter_evicted(self, tier: str) -> None:
-        self.events.append(f"evicted {tier}")
+    def adapter_evicted(self, adapter: str, tier: str) -> None:
+        self.events.append(f"{adapter} out of {tier}")
+
+    def adapter_load_failed(self, adapter: str) -> None:
+        self.events.append(f"{adapter} failed")
 
     def load(self, *names: str) -> None:
         adapters = [make_adapter(name) for name in names]
@@ -193,6 +196,19 @@ def test_the_observer_hears_of_every_move(harness: Harness) -> None:
     for name in ("a", "b", "c"):
         harness.slot_of(name)
         harness.cache.release(make_adapter(name))
-    assert harness.events.count("loaded ram") == 3
-    assert harness.events.count("loaded slot") == 3
-    assert harness.events.count("evicted slot") == 1
+    moves = ["a in ram", "b in ram", "c in ram", "a in slot", "b in slot"]
+    assert harness.events == [*moves, "a out of slot", "c in slot"]
+    assert harness.cache.resident_names == {"slot": ["b", "c"], "ram": ["a", "b", "c"]}
+    harness.load("d")
+    assert harness.events[-3:] == ["d in ram", "a out of ram", "b out of ram"]
+    assert harness.cache.resident_names == {"slot": ["b", "c"], "ram": ["c", "d"]}
+    harness.load("a")
+    harness.slot_of("a")
+    harness.cache.release(make_adapter("a"))
+    assert "b" not in harness.cache.resident_names["slot"]
+
+
+def test_the_observer_hears_of_failed_loads(harness: Harness) -> None:
+    harness.broken.add("a")
+    harness.load("a")
+    assert harness.events == ["a failed"]

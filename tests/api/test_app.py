@@ -37,6 +37,9 @@ def test_metrics_show_what_was_served(http: httpx.Client) -> None:
         'finlora_requests_total{adapter="news",reason="length"}',
         'vllm:num_requests_waiting{model_name="tiny-llama"}',
         'finlora_memory_bytes{part="kv_cache"}',
+        'finlora_base_model_bytes{part="quantized"}',
+        "finlora_model_info{",
+        'finlora_limit{setting="max_num_seqs"} 16.0',
         "process_resident_memory_bytes",
     ):
         assert series in response.text
@@ -47,6 +50,17 @@ def test_unknown_names_never_make_a_series(http: httpx.Client) -> None:
     metrics = http.get("/metrics").text
     assert "nobody-knows-this" not in metrics
     assert 'finlora_requests_rejected_total{code="model_not_found"}' in metrics
+
+
+def test_the_series_of_a_removed_adapter_disappear(http: httpx.Client, server: LiveServer) -> None:
+    registry = server.state.registry
+    register(registry.folder, server.state.engine.spec, "passing", seed=5)
+    try:
+        http.post("/v1/completions", json=BODY | {"model": "passing"})
+        assert 'adapter="passing"' in http.get("/metrics").text
+    finally:
+        registry.remove("passing")
+    assert 'adapter="passing"' not in http.get("/metrics").text
 
 
 def as_served(answer: Completion) -> tuple[str | None, str]:

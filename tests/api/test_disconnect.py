@@ -18,12 +18,16 @@ ONE = MANY | {"n": 1}
 
 
 def num_aborted(http: httpx.Client) -> float:
+    return count(http, "finlora_requests_total", reason="abort")
+
+
+def count(http: httpx.Client, name: str, **labels: str) -> float:
     families = text_string_to_metric_families(http.get("/metrics").text)
     return sum(
         sample.value
         for family in families
         for sample in family.samples
-        if sample.name == "finlora_requests_total" and sample.labels["reason"] == "abort"
+        if sample.name == name and labels.items() <= sample.labels.items()
     )
 
 
@@ -50,11 +54,14 @@ def test_a_reader_of_a_stream_leaves(
 
 
 def test_who_waits_for_an_answer_leaves(server: LiveServer, http: httpx.Client) -> None:
-    before = num_aborted(http)
+    before, queued = num_aborted(http), count(http, "finlora_disconnects_total", phase="queue")
     with sent(server, MANY):
         server.wait_until_busy()
     server.wait_until_idle()
     assert num_aborted(http) - before == MANY["n"]
+    # 16 can have run; where they stood depends on the moment.
+    in_queue = count(http, "finlora_disconnects_total", phase="queue") - queued
+    assert MANY["n"] - 16 <= in_queue <= MANY["n"]
 
 
 def test_one_leaves_and_the_other_is_served(server: LiveServer, http: httpx.Client) -> None:

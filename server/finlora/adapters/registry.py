@@ -70,6 +70,10 @@ class AdapterRegistry:
         """The weights, whole and checked against the digest. Raises AdapterLoadError."""
         return read_weights(adapter)
 
+    def is_registered(self, name: str) -> bool:
+        """Whether the name is served now."""
+        return self._catalogue.pointer(name) is not None
+
     def names(self) -> list[str]:
         """Registered names, also of adapters whose files are broken."""
         return self._catalogue.names()

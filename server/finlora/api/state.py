@@ -17,6 +17,7 @@ from starlette.requests import Request
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.shipped import open_registry
+from finlora.api.facts import build_facts, limits, model_facts
 from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError
@@ -43,7 +44,11 @@ class ServerState:
         self._on_phase = on_phase
         self._on_failure = on_failure
         self.registry = open_registry(settings)
-        self.metrics = Metrics(CollectorRegistry(), max_adapters=settings.metrics_max_adapters)
+        self.metrics = Metrics(
+            CollectorRegistry(),
+            max_adapters=settings.metrics_max_adapters,
+            registered=self.registry,
+        )
         self.started = int(time.time())
         self.phase = "starting"
         self.failure: Exception | None = None
@@ -154,6 +159,9 @@ class ServerState:
         limit = settings.max_num_waiting + settings.max_num_seqs
         running = AsyncEngine(engine, max_num_requests=limit)
         self.metrics.watch(engine.spec.name, engine.stats)
+        self.metrics.describe(
+            build=build_facts(), model=model_facts(engine, settings), limits=limits(settings)
+        )
         self._vocabulary = Vocabulary(running.tokenizer)
         self._text_encoder = TextEncoder(running.tokenizer)
         running.start()

@@ -25,6 +25,11 @@ class Detokenizer:
         self._num_taken = 0  # characters already given out
         self.stop_reason: str | None = None
 
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return self._text
+
     def append(self, token_id: int) -> bool:
         """Add a token; True when a stop string is complete."""
         self._token_ids.append(token_id)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.cache import AdapterCache
 from finlora.bases.spec import BaseSpec
+from finlora.engine import observed
 from finlora.engine.batch import Batch
 from finlora.engine.choice_sampler import Answer, begin_choice, next_tokens
 from finlora.engine.detokenizer import Detokenizer
@@ -179,13 +180,12 @@ class LLMEngine:
             num_running=len(running),
             num_waiting=len(waiting),
             kv_cache_usage=parts.memory.usage,
-            memory_bytes={
-                **{f"base_{part}": size for part, size in parts.base_bytes.items()},
-                "kv_cache": parts.memory.kv_cache.num_bytes,
-                "adapter_slots": parts.slots.num_bytes,
-                "adapter_cache": parts.adapters.ram_bytes,
-            },
-            num_adapters={"slot": parts.adapters.num_resident, "ram": parts.adapters.num_in_ram},
+            base_bytes=parts.base_bytes,
+            adapter_bytes={"slot": parts.slots.num_bytes, "ram": parts.adapters.ram_bytes},
+            kv_cache_bytes=parts.memory.kv_cache.num_bytes,
+            prefix_cache_bytes=parts.memory.prefix_cache_bytes,
+            cuda_bytes=observed.cuda_bytes(parts.runner.device),
+            resident_adapters=parts.adapters.resident_names,
             max_loras=parts.adapters.max_loras,
             running_adapters=_names(r.request for r in running),
             waiting_adapters=_names(waiting),
@@ -244,6 +244,7 @@ class LLMEngine:
     ) -> RequestOutput | None:
         for token in tokens:
             if token.token_id is None:
+                self._metrics.non_finite(observed.name_of(request))
                 error = EngineError("the model gave logits that are not finite")
                 return self._fail(request, error)
             if request.params.max_tokens:
@@ -278,21 +279,8 @@ class LLMEngine:
         output = emit(request, reason, stop_reason, error)
         self._scheduler.finish(request, STATUS_OF_REASON[reason])
         del self._requests[request.request_id]
-        self._observe_request(request, reason)
+        self._metrics.request_finished(observed.finished(request, reason, error))
         return output
-
-    def _observe_request(self, request: Request, reason: FinishReason) -> None:
-        arrival, start, first = request.arrival_time, request.start_time, request.first_token_time
-        self._metrics.request_finished(
-            None if request.adapter is None else request.adapter.name,
-            reason.value,
-            num_prompt_tokens=len(request.prompt_token_ids),
-            num_output_tokens=len(request.output_token_ids),
-            num_cached_tokens=request.num_cached_tokens,
-            queue_seconds=None if start is None else start - arrival,
-            ttft_seconds=None if first is None else first - arrival,
-            e2e_seconds=time.monotonic() - arrival,
-        )
 
     def _observe_step(self, batch: Batch, seconds: float) -> None:
         self._metrics.step(
@@ -300,6 +288,7 @@ class LLMEngine:
             num_seqs=len(batch.requests),
             num_adapters=len({request.digest for request in batch.requests} - {None}),
             seconds=seconds,
+            rows=observed.rows_by_adapter(batch),
         )
 
 

@@ -42,6 +42,11 @@ class ModelRunner:
         size: int = self._model.config.get_text_config().vocab_size
         return size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._model.device
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> BatchLogits:
         """One packed forward over prompt chunks and decode tokens together."""

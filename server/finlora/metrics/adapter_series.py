@@ -1,0 +1,159 @@
+"""Counters with an `adapter` label: bounded in number, and gone when their adapter is removed."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter
+
+from finlora.metrics.events import FinishedRequest
+
+# Registered names start with a letter or a digit, so these two can never be an adapter's.
+BASE_LABEL = "_base"
+OTHER_LABEL = "_other"
+
+REASONS = ("stop", "length", "abort", "error")
+TIERS = ("ram", "slot")
+# With 100 adapters: at most 1,700 series of answers.
+MAX_LABELS = 16
+
+
+class RegisteredAdapters(Protocol):
+    """What is asked of the adapter registry."""
+
+    def generation(self) -> int:
+        """A number that changes whenever an adapter is added, replaced or removed."""
+
+    def is_registered(self, name: str) -> bool:
+        """Whether the name is served."""
+
+
+class AdapterSeries:
+    """Counts by adapter. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        max_adapters: int,
+        registered: RegisteredAdapters | None,
+    ) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            made = Counter(f"finlora_{name}", text, ("adapter", *labels), registry=registry)
+            self._counters.append(made)
+            return made
+
+        self._counters: list[Counter] = []
+        self._max_adapters = max_adapters
+        self._registered = registered
+        self._generation: int | None = None
+        self._names: set[str] = set()
+        # A series must not come back between the moment its name is looked up and counted.
+        self._lock = threading.Lock()
+        self.requests = counter("requests", "Sequences that ended", "reason")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens served")
+        self.cached_tokens = counter("prompt_tokens_cached", "Of these, from the prefix cache")
+        self.output_tokens = counter("output_tokens", "Tokens generated")
+        self.prefix_hits = counter("prefix_cache_hits", "Sequences that found a cached beginning")
+        self._labels = counter(
+            "predicted_labels", f"Answers that are a label, or {OTHER_LABEL}", "label"
+        )
+        self._seconds = counter("adapter_seconds", "Step time, shared out by rows of the batch")
+        self._non_finite = counter("non_finite_rows", "Rows whose logits were not finite")
+        self._loads = counter("adapter_loads", "Times brought into a tier", "tier")
+        self._evictions = counter("adapter_evictions", "Times put out of a tier", "tier")
+        self._failures = counter("adapter_load_failures", "Loads that failed")
+        self._begin(BASE_LABEL)
+
+    def finished(self, event: FinishedRequest) -> None:
+        """A sequence ended."""
+        with self._lock:
+            name = self._label(event.adapter)
+            self.requests.labels(name, event.reason).inc()
+            self.prompt_tokens.labels(name).inc(event.num_prompt_tokens)
+            self.output_tokens.labels(name).inc(event.num_output_tokens)
+            if event.num_cached_tokens:
+                self.cached_tokens.labels(name).inc(event.num_cached_tokens)
+                self.prefix_hits.labels(name).inc()
+            if event.labels and event.reason in ("stop", "length"):
+                self._labels.labels(name, _answer(name, event)).inc()
+
+    def spent(self, seconds: float, rows: Mapping[str | None, int]) -> None:
+        """A step took `seconds`; each adapter had so many of its rows."""
+        total = sum(rows.values())
+        with self._lock:
+            for adapter, count in rows.items():
+                self._seconds.labels(self._label(adapter)).inc(seconds * count / total)
+
+    def non_finite(self, adapter: str | None) -> None:
+        """The logits of one row were not finite."""
+        with self._lock:
+            self._non_finite.labels(self._label(adapter)).inc()
+
+    def loaded(self, adapter: str, tier: str) -> None:
+        """An adapter came into a tier."""
+        with self._lock:
+            self._loads.labels(self._label(adapter), tier).inc()
+
+    def evicted(self, adapter: str, tier: str) -> None:
+        """An adapter left a tier."""
+        with self._lock:
+            self._evictions.labels(self._label(adapter), tier).inc()
+
+    def load_failed(self, adapter: str) -> None:
+        """An adapter could not be loaded."""
+        with self._lock:
+            self._failures.labels(self._label(adapter)).inc()
+
+    def label(self, adapter: str) -> str:
+        """The label under which a name is counted."""
+        with self._lock:
+            return self._label(adapter)
+
+    def forget_removed(self) -> None:
+        """Drop the series of names that are no longer registered, and make room for others."""
+        if self._registered is None:
+            return
+        generation = self._registered.generation()
+        if generation == self._generation:
+            return
+        with self._lock:
+            self._generation = generation
+            removed = {name for name in self._names if not self._registered.is_registered(name)}
+            self._names -= removed
+            for counter in self._counters:
+                for name in removed:
+                    counter.remove_by_labels({"adapter": name})
+
+    def _label(self, adapter: str | None) -> str:
+        if adapter is None:
+            return BASE_LABEL
+        if adapter in self._names:
+            return adapter
+        full = len(self._names) >= self._max_adapters
+        if full or not (self._registered is None or self._registered.is_registered(adapter)):
+            return OTHER_LABEL
+        self._names.add(adapter)
+        self._begin(adapter)
+        return adapter
+
+    def _begin(self, name: str) -> None:
+        """Start at 0: a rate sees only growth from a value that was scraped before."""
+        for reason in REASONS:
+            self.requests.labels(name, reason)
+        for counter in (self.prompt_tokens, self.cached_tokens, self.output_tokens, self._seconds):
+            counter.labels(name)
+        for counter in (self.prefix_hits, self._non_finite):
+            counter.labels(name)
+        if name == BASE_LABEL:
+            return
+        self._failures.labels(name)
+        for tier in TIERS:
+            self._loads.labels(name, tier)
+            self._evictions.labels(name, tier)
+
+
+def _answer(adapter: str, event: FinishedRequest) -> str:
+    """The label that the text is. What is not counted by name has no labels of its own."""
+    known: Sequence[str] = () if adapter == OTHER_LABEL else event.labels[:MAX_LABELS]
+    text = event.text.strip()
+    return text if text in known else OTHER_LABEL
