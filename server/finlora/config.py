@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     prefix_cache: Annotated[
         bool, Field(description="share keys and values of equal beginnings")
     ] = True
+    wide_copies: Annotated[
+        bool, Field(description="keep 16-bit copies of packed weights for prompts: faster, larger")
+    ] = False
     adapter_cache_bytes: Annotated[
         PositiveInt, Field(description="memory for adapters waiting outside the slots")
     ] = GIB

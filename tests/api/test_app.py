@@ -14,6 +14,7 @@ from pydantic import SecretStr
 import finlora
 from finlora.api.app import create_app
 from finlora.config import Settings
+from finlora.engine import golden
 from finlora.engine.request import RequestOutput
 from finlora.errors import BaseModelError
 from tests.api.live import LiveServer, register, serving
@@ -213,5 +214,19 @@ class TestLoading:
             assert httpx.get(f"{server.url}/ready").json()["phase"] == "failed"
             response = httpx.post(f"{server.url}/v1/completions", json=BODY)
             assert response.status_code == 503
+        finally:
+            server.stop()
+
+    def test_a_base_that_fails_its_check_is_never_ready(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(golden, "MAX_MEAN_DIFFERENCE", -1.0)
+        server = LiveServer(settings)
+        server.start()
+        try:
+            with pytest.raises(BaseModelError, match="must not serve"):
+                server.wait_until_loaded()
+            assert httpx.get(f"{server.url}/ready").status_code == 503
+            assert httpx.post(f"{server.url}/v1/completions", json=BODY).status_code == 503
         finally:
             server.stop()

@@ -144,6 +144,7 @@ def test_a_base_that_is_not_there_is_one_line(settings: Settings, tmp_path: Path
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert ended.returncode == 1
     assert re.fullmatch(r"finlora serve: .*missing.*\n", ended.stderr)
+    assert "failed" not in ended.stdout
 
 
 def test_a_used_port_is_named() -> None:

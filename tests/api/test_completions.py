@@ -64,6 +64,19 @@ def test_token_ids_are_as_good_as_text(client: openai.OpenAI) -> None:
     assert text_of(client, "news", prompt=token_ids) == text_of(client, "news")
 
 
+def test_an_empty_prompt_is_an_empty_document(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"model": "news", "temperature": 0, "max_tokens": 5}
+    # The package insists on a prompt; null is one that was not sent.
+    absent = client.completions.create(prompt=None, **fields).choices[0]
+    empty, _ = client.completions.create(prompt=["", "a"], echo=True, logprobs=0, **fields).choices
+    assert empty.text == absent.text
+    assert empty.logprobs is not None
+    assert empty.logprobs.token_logprobs is not None
+    assert empty.logprobs.token_logprobs[0] is None
+    assert empty.logprobs.text_offset is not None
+    assert empty.logprobs.text_offset[:2] == [0, 0]
+
+
 def test_choices_of_many_prompts_are_numbered_prompt_by_prompt(client: openai.OpenAI) -> None:
     prompts = [PROMPT, "Shares fell"]
     fields: dict[str, Any] = {"model": "news", "max_tokens": 8, "seed": 5, "temperature": 1}
@@ -179,7 +192,7 @@ def test_the_end_of_sequence_can_be_ignored(client: openai.OpenAI) -> None:
     assert ignoring.usage.completion_tokens == 5
 
 
-@pytest.mark.parametrize("limit", [{"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1.0}])
+@pytest.mark.parametrize("limit", [{"top_p": 0}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1.0}])
 def test_the_narrowest_draw_takes_the_likeliest(
     client: openai.OpenAI, limit: dict[str, Any]
 ) -> None:

@@ -53,7 +53,6 @@ def subclasses(cls: type[FinLoRAError]) -> Iterator[type[FinLoRAError]]:
         (VALID | {"max_tokens": 300}, 400, "prompt", "context_length_exceeded"),
         (VALID | {"prompt": "a" * 10_000}, 400, "prompt", "context_length_exceeded"),
         (VALID | {"prompt": "a" * 150_000}, 400, "prompt", "context_length_exceeded"),
-        (VALID | {"prompt": ""}, 400, "prompt", "invalid_value"),
         (VALID | {"prompt": [512]}, 400, "prompt", "invalid_value"),
         (VALID | {"prompt": [[1], [-1]]}, 400, "prompt", "invalid_value"),
         (VALID | {"logit_bias": {"512": 1}}, 400, "logit_bias", "invalid_value"),
@@ -70,7 +69,7 @@ def test_a_bad_request_gets_its_row(
     assert answer == (status, "invalid_request_error", param, code)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": "news", "temperature": NaN}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": NaN'])
 def test_a_malformed_body_is_a_400(http: httpx.Client, content: bytes) -> None:
     answer = error_of(http.post("/v1/completions", content=content))
     assert answer == (400, "invalid_request_error", None, "invalid_value")

@@ -61,7 +61,7 @@ def test_keys_of_logit_bias_are_token_ids() -> None:
         ({"max_tokens": 10**30}, "max_tokens"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
@@ -78,6 +78,21 @@ def test_keys_of_logit_bias_are_token_ids() -> None:
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": "yes"}, "guided_choice"),
+        ({"guided_choice": ["yes", 1]}, "guided_choice"),
+        ({"guided_choice": [""]}, "guided_choice"),
+        ({"guided_choice": ["yes", "yes"]}, "guided_choice"),
+        ({"guided_choice": ["x" * 513]}, "guided_choice"),
+        ({"guided_choice": [str(i) for i in range(257)]}, "guided_choice"),
+        ({"guided_choice": ["yes"], "structured_outputs": {"choice": ["yes"]}}, "guided_choice"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": None}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": ["yes"], "json": {}}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": ["yes", "yes"]}}, "structured_outputs"),
+        ({"guided_choice": ["yes"], "stop": "y"}, "stop"),
+        ({"guided_choice": ["yes"], "stop_token_ids": [5]}, "stop_token_ids"),
+        ({"guided_choice": ["yes"], "ignore_eos": True}, "ignore_eos"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"logit_bias": {str(i): 1 for i in range(MAX_LOGIT_BIASES + 1)}}, "logit_bias"),
@@ -88,6 +103,7 @@ def test_keys_of_logit_bias_are_token_ids() -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"user": 5}, "user"),
         ({"top_k": -1}, "top_k"),
         ({"min_p": 1.5}, "min_p"),
@@ -111,6 +127,23 @@ def test_the_model_must_be_given() -> None:
     with pytest.raises(RequestError) as raised:
         CompletionRequest.from_json(b'{"prompt": "a"}')
     assert raised.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (b'"temperature": NaN', "temperature"),
+        (b'"top_p": -Infinity', "top_p"),
+        (b'"presence_penalty": 1e999', "presence_penalty"),
+        (b'"logit_bias": {"5": Infinity}', "logit_bias"),
+        (b'"stop": ["\\ud800"]', "stop"),
+        (b'"surprise": NaN', "surprise"),
+    ],
+)
+def test_the_field_with_what_json_cannot_hold_is_named(fields: bytes, param: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        CompletionRequest.from_json(b'{"model": "m", ' + fields + b"}")
+    assert raised.value.param == param
 
 
 @pytest.mark.parametrize(

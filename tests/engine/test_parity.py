@@ -33,11 +33,16 @@ def peft_model(world: World) -> Iterator[PeftModel]:
 
 def oracle(model: PeftModel, name: str | None, token_ids: list[int]) -> Tensor:
     """Logits of the last position."""
+    return oracle_rows(model, name, token_ids)[-1]
+
+
+def oracle_rows(model: PeftModel, name: str | None, token_ids: list[int]) -> Tensor:
+    """Logits of all positions."""
     ids = torch.tensor([token_ids])
     if name is not None:
         model.set_adapter(name)
     with torch.no_grad(), nullcontext() if name else model.disable_adapter():
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, -1]
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
     return logits
 
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 
 import pytest
 import torch
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from finlora.adapters.cache import AdapterCache
 from finlora.engine.batch import NO_SLOT, Batch
-from finlora.engine.kv_cache import KVCache, KVLayout
+from finlora.engine.kv_cache import PADDING_PAGE, KVCache, KVLayout
 from finlora.engine.memory import KVMemory
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.request import Request, RequestStatus
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.scheduler import MAX_OVERTAKEN, Scheduler
+from finlora.engine.structured import ChoiceTree
 from finlora.errors import AdapterLoadError
 from tests.adapters.test_cache import Weights, make_adapter
 from tests.engine.requests import make_request
@@ -46,7 +47,7 @@ class Engine:
     max_loras: int = 2
     prefix_cache: bool = True
     batches: list[Batch] = field(default_factory=list)
-    on_step: Callable[[], None] = lambda: None
+    on_batch: Callable[[Batch], None] = lambda batch: None
 
     def __post_init__(self) -> None:
         self.loaded = threading.Event()
@@ -87,11 +88,15 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch.sequences and self.scheduler.waiting:
             assert self.loaded.wait(10), "nothing to run and nothing on its way"
+        self.on_batch(batch)
         self.scheduler.advance(batch)
         self.memory.check_integrity()
+        for request in batch.requests:
+            if request.num_branches and request.num_computed_tokens == request.num_tokens:
+                self.scheduler.finish(request, RequestStatus.FINISHED_STOP)
         for sequence in batch.sequences:
             request = sequence.request
-            if sequence.samples:
+            if sequence.samples and not request.num_branches:
                 request.output_token_ids.append(0)
                 if len(request.output_token_ids) >= request.params.max_tokens:
                     self.scheduler.finish(request, RequestStatus.FINISHED_LENGTH)
@@ -155,6 +160,67 @@ def test_every_request_ends_within_the_limits(
                    for s in batch.sequences)  # fmt: skip
     assert all(len(r.output_token_ids) == r.params.max_tokens for r in requests)
     assert all(r.status is RequestStatus.FINISHED_LENGTH for r in requests)
+
+
+def scoring(prompt_len: int, labels: list[list[int]], adapter: str | None) -> Request:
+    """A request whose labels are scored."""
+    choice = ChoiceTree(labels)
+    params = SamplingParams(choice=choice, max_tokens=choice.max_tokens, logprobs=0)
+    record = None if adapter is None else make_adapter(adapter)
+    return make_request([1] * prompt_len, params, adapter=record)
+
+
+LABELS = st.lists(
+    st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=5, unique_by=tuple
+)
+SCORING = st.builds(scoring, st.integers(1, 17), LABELS, st.sampled_from([None, "a", "b", "c"]))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(SCORING, min_size=1, max_size=8),
+    REQUESTS,
+    st.integers(MAX_MODEL_LEN, 100),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_every_branch_runs_once_behind_its_own_beginning(
+    scoring: list[Request],
+    others: list[Request],
+    num_pages: int,
+    max_logits_rows: int,
+    prefix_cache: bool,
+) -> None:
+    engine = Engine(num_pages=num_pages, max_logits_rows=max_logits_rows, prefix_cache=prefix_cache)
+    for pair in zip_longest(scoring, others):
+        for r in filter(None, pair):
+            engine.scheduler.add(r)
+    written: dict[tuple[Request, int], int] = {}  # page of each branch
+
+    def check(batch: Batch) -> None:
+        assert batch.num_tokens <= engine.max_num_batched_tokens
+        assert sum(s.samples for s in batch.sequences) <= max_logits_rows
+        table = engine.kv_cache.table
+        for s in batch.sequences:
+            choice, num_prompt = s.request.params.choice, len(s.request.prompt_token_ids)
+            if not s.node or choice is None:
+                continue
+            path = choice.path(s.node)
+            row = table[s.running.row]
+            written[s.request, s.node] = row[s.start]
+            assert s.start == num_prompt + len(path) - 1
+            assert row[num_prompt : s.start + 1].tolist() == [written[s.request, n] for n in path]
+            own = next(r.row for r in engine.scheduler.running if r.request is s.request)
+            assert row[:num_prompt].tolist() == table[own, :num_prompt].tolist()
+            assert (row[s.start + 1 :] == PADDING_PAGE).all()
+            assert (row[: s.start + 1] != PADDING_PAGE).all()
+
+    engine.on_batch = check
+    engine.run()
+    for r in scoring:
+        assert r.status is RequestStatus.FINISHED_STOP
+        assert {node for owner, node in written if owner is r} == set(range(1, r.num_branches + 1))
+    assert all(r.status is RequestStatus.FINISHED_LENGTH for r in others)
 
 
 @settings(deadline=None)

@@ -82,6 +82,7 @@ def test_greedy_tokens_equal_pefts_wherever_packing_leaves_no_doubt(
         f"{len(differs)} rows, {int(differs.sum())} differ; noise of the margin {noise:.3f}, "
         f"{int(in_doubt.sum())} rows within twice that"
     )
+    assert len(differs) >= 200
     assert not bool((differs & ~in_doubt).any())
     assert differs.float().mean().item() <= MAX_EXCUSED
 

@@ -12,7 +12,8 @@ from finlora.model import LoadedBase
 from finlora.training.batches import Example, ExampleEncoder
 from finlora.training.checkpoint import Checkpoint, Checkpoints
 from finlora.training.config import TrainingConfig
-from finlora.training.trainer import Step, Trainer
+from finlora.training.evaluation import Evaluation
+from finlora.training.trainer import Step, Trainer, TrainingHistory
 from finlora.training.workshop import attach_layers
 from tests.training.rows import make_rows
 
@@ -22,9 +23,10 @@ def make_step(number: int) -> Step:
 
 
 def checkpoint(num_steps: int) -> Checkpoint:
-    return Checkpoint(
-        [make_step(i + 1) for i in range(num_steps)], {"weight.0": torch.full((3,), num_steps / 7)}
+    history = TrainingHistory(
+        [make_step(i + 1) for i in range(num_steps)], [Evaluation(num_steps, 0.5)]
     )
+    return Checkpoint(history, {"weight.0": torch.full((3,), num_steps / 7)})
 
 
 class Interrupted(Exception):
@@ -46,7 +48,7 @@ def test_the_newest_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
         checkpoints.save(checkpoint(num_steps))
     found = checkpoints.newest(no_report)
     assert found is not None
-    assert found.steps == checkpoint(100).steps
+    assert found.history == checkpoint(100).history
     assert torch.equal(found.tensors["weight.0"], checkpoint(100).tensors["weight.0"])
     assert len(list(checkpoints.folder.iterdir())) == 2
 
@@ -69,7 +71,7 @@ def test_a_damaged_one_is_left_out_and_told(
     told: list[str] = []
     found = checkpoints.newest(told.append)
     assert found is not None
-    assert len(found.steps) == 2
+    assert len(found.history.steps) == 2
     assert len(told) == 1
     assert "00000004" in told[0]
 
@@ -89,10 +91,10 @@ def test_a_kill_while_saving_leaves_the_one_before(
             checkpoints.save(checkpoint(4))
     found = checkpoints.newest(no_report)
     assert found is not None
-    assert len(found.steps) == 2
+    assert len(found.history.steps) == 2
     checkpoints.save(checkpoint(4))  # what the kill left is in nobody's way
     assert (newest := checkpoints.newest(no_report)) is not None
-    assert len(newest.steps) == 4
+    assert len(newest.history.steps) == 4
 
 
 def test_another_runs_checkpoint_is_refused(checkpoints: Checkpoints) -> None:
@@ -125,7 +127,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 
     def stop(step: Step) -> None:
         if step.number == 7:  # in the middle of the second epoch
-            checkpoints.save(Checkpoint(first.history.steps, first.tensors()))
+            checkpoints.save(Checkpoint(first.history, first.tensors()))
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -133,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     found = checkpoints.newest(no_report)
     assert found is not None
     second = trainer()
-    second.restore(found.steps, found.tensors)
+    second.restore(found.history, found.tensors)
     second.fit(epochs, on_step=lambda _: None)
 
     assert [s.loss for s in second.history.steps] == [s.loss for s in whole.history.steps]

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
@@ -19,31 +18,18 @@ from finlora.config import Quantization
 from finlora.errors import ConfigError
 from finlora.model import base_spec
 from finlora.training.cli import main
+from finlora.training.config_files import load_config
 from finlora.training.rows import Row
-from tests.training.rows import LABELS, TEMPLATE, write_rows
+from tests.training.configs import write_config
+from tests.training.rows import LABELS, write_rows
 
-CONFIG: dict[str, Any] = {
-    "dataset_path": "rows.jsonl",
-    "lora_r": 8,
-    "lora_alpha": 16,
-    "learning_rate": 0.01,
-    "num_epochs": 20,
-    "batch_size": 8,
-    "val_fraction": 0.3,
-    "task": "sentiment",
-    "prompt_template": TEMPLATE.text,
-    "licence": "Apache-2.0",
-    "sources": [{"name": "Rows of the test", "licence": "CC0"}],
-}
 WORDS = ("rates", "bonds", "shares", "cash", *map(str, range(2010, 2042)))
 
 
 @pytest.fixture
 def config_file(tmp_path: Path, base_folder: Path) -> Path:
     write_rows(tmp_path / "rows.jsonl")
-    file = tmp_path / "configs.json"
-    file.write_text(json.dumps({"verbs": {**CONFIG, "base_model": str(base_folder)}}))
-    return file
+    return write_config(tmp_path, base_folder)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -80,6 +66,14 @@ def test_a_run_registers_an_adapter_that_plain_peft_loads(
     assert f"| {scores['adapter']['accuracy']:.3f} |" in card
     metrics = json.loads((adapter.folder / "metrics.json").read_text())
     assert metrics["steps"][0]["loss"] > metrics["steps"][-1]["loss"]
+    ends = [step["number"] for step in metrics["steps"] if step["number"] % 3 == 0]
+    assert [found["step"] for found in metrics["evaluations"]] == ends
+    assert metrics["gate"]["promoted"] is True
+    counted = metrics["rows_by_label"]
+    assert sum(sides["train"] + sides["valid"] for sides in counted.values()) == 36
+    again = load_config("verbs", adapter.folder / "training_config.json", {})
+    assert (again.lora_r, again.num_epochs) == (8, 20)
+    assert (adapter.folder / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
 
     plain = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(plain, adapter.folder).eval()
@@ -100,6 +94,8 @@ def test_output_without_registering(config_file: Path, tmp_path: Path) -> None:
         "adapter_model.safetensors",
         "manifest.json",
         "metrics.json",
+        "training_config.json",
+        "loss_curve.png",
         "README.md",
     }
     assert json.loads((output / "manifest.json").read_text())["quantization"]["type"] == "none"
@@ -117,6 +113,9 @@ def test_dry_run_tells_and_writes_nothing(
     assert told["num_train_rows"] + told["num_valid_rows"] == 36
     assert told["first_row"]["target_token_ids"][-1] == 2
     assert told["num_trainable_parameters"] > 0
+    assert told["first_row"]["context_tokens"]
+    assert told["estimate"]["seconds"] > 0
+    assert told["estimate"]["activation_bytes_of_the_longest_batch"] > 0
     assert files_below(registry) == []
 
 
@@ -162,7 +161,8 @@ def test_a_run_can_start_from_a_registered_adapter(config_file: Path, tmp_path: 
     fixed = ["verbs", "--config", str(config_file), "--registry", str(registry.folder)]
     assert main(fixed) == 0
     first = registry.resolve("verbs")
-    assert main([*fixed, "--set", "initial_adapter=verbs", "--set", "num_epochs=1"]) == 0
+    again = ["--set", "initial_adapter=verbs", "--set", "num_epochs=1"]
+    assert main([*fixed, *again, "--when-unsure", "promote"]) == 0
     second = registry.resolve("verbs")
     assert (second.manifest.training or {})["initial_adapter"] == first.reference
     losses = [
@@ -190,6 +190,7 @@ def test_help_and_list_need_no_torch() -> None:
     program = """
 import sys
 from finlora.training.cli import main
+from finlora.training.config_files import load_config
 main(["--list"])
 sys.exit("torch" in sys.modules)
 """
@@ -203,6 +204,7 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
     fixed = [sys.executable, "-m", "finlora", "train", "verbs", "--config", str(config_file)]
     fixed += ["--device", "cpu", "--checkpoints", str(tmp_path / "checkpoints")]
     fixed += ["--registry", str(tmp_path / "registry"), "--set", "num_epochs=80"]
+    fixed += ["--set", "eval_steps=0"]
     with subprocess.Popen(fixed, stderr=subprocess.PIPE, text=True, env=environment) as running:
         assert running.stderr is not None
         for line in running.stderr:

@@ -3,16 +3,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from finlora.config import Quantization
+from finlora.config import DEFAULT_BASE, Quantization
 from finlora.errors import ConfigError
-from finlora.training.config import (
-    SHIPPED_CONFIGS,
-    TrainingConfig,
-    dataset_files,
-    load_config,
-    read_configs,
-)
+from finlora.training.config import TrainingConfig
+from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
+from finlora.training.datasets.tasks import TASKS
+
+BASES = {"llama_3_1_8b": "meta-llama/Llama-3.1-8B-Instruct", "smollm2_135m": DEFAULT_BASE}
+VARIANTS = ("4bits_r4", "8bits_r8", "8bits_r8_rslora", "8bits_r8_dora", "fp16_r8")
 
 # As in FinLoRA's own file.
 FINLORA = {
@@ -105,17 +105,61 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_configs(tmp_path / "none.json")
 
 
-def test_data_paths_count_from_the_given_folder(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").touch()
-    assert dataset_files(["rows.jsonl"], tmp_path) == [tmp_path / "rows.jsonl"]
-    with pytest.raises(ConfigError, match=r"there is no data file .*none\.jsonl"):
-        dataset_files(["none.jsonl"], tmp_path)
-
-
 def test_shipped_configurations_are_valid() -> None:
     configs = read_configs(SHIPPED_CONFIGS)
-    assert {"tweet-sentiment", "news-sentiment"} <= configs.keys()
     for name in configs:
+        load_config(name, SHIPPED_CONFIGS, {})
+    for name in ("tweet-sentiment", "news-sentiment"):
         config = load_config(name, SHIPPED_CONFIGS, {})
         assert config.template is not None
         assert config.licence
+
+
+@pytest.mark.parametrize("base", ["llama_3_1_8b", "smollm2_135m"])
+@pytest.mark.parametrize("task", TASKS.keys() - {"tweets"})
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_finloras_names_are_there(task: str, base: str, variant: str) -> None:
+    config = load_config(f"{task}_{base}_{variant}", SHIPPED_CONFIGS, {})
+    assert config.variant == variant
+    assert config.base_model == BASES[base]
+    assert config.dataset_path == [f"data/train/{TASKS[task].train_file}"]
+    assert config.lora_target_modules == "all-linear"
+
+
+def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "configs.yaml"
+    file.write_text(yaml.safe_dump({"a": FINLORA}))
+    assert load_config("a", file, {}) == load_config("a", write(tmp_path, a=FINLORA), {})
+    file.write_text("a:\n  learning_rate: 1e-4\n  label_values: {0: down, 1: up}\n")
+    config = load_config("a", file, {})
+    assert config.learning_rate == 1e-4
+    assert config.label_values == {"0": "down", "1": "up"}
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a", "a: !!python/object:os.system {}", "a: 1"])
+def test_broken_yaml_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "configs.yml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"configs\.yml"):
+        read_configs(file)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"init_lora_weights": "orthogonal", "lora_r": 3}, "lora_r must be even"),
+        ({"early_stopping": 2, "eval_steps": 0}, "needs evaluations"),
+        ({"initial_adapter": "a", "init_lora_weights": "eva"}, "both say where to start"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    tmp_path: Path, fields: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_config("a", write(tmp_path, a=FINLORA | fields), {})
+
+
+def test_a_revision_belongs_to_the_base() -> None:
+    config = TrainingConfig(base_model="owner/base", base_revision="v2")
+    assert config.base_reference == "owner/base@v2"
+    assert TrainingConfig().base_reference == TrainingConfig().base_model

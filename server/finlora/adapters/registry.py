@@ -112,17 +112,16 @@ class AdapterRegistry:
         weights_bytes: bytes,
         manifest: Manifest,
         extra_files: Mapping[str, bytes] | None = None,
+        *,
+        promote: bool = True,
     ) -> Adapter:
         """Store a version and let the name point to it; the same content is stored once.
 
-        The caller has judged the weights. Raises AdapterError when the name cannot be used,
-        AdapterLoadError when the configuration is refused.
+        Without `promote` the name goes on meaning what it meant. The caller has judged the weights.
+        Raises AdapterError when the name cannot be used, AdapterLoadError when the configuration is
+        refused.
         """
-        _check_pattern("name", name, NAME_PATTERN)
-        _check_pattern("variant", variant, VARIANT_PATTERN)
-        self._check_free(name, variant)
-        if name in self._base_names() | {manifest.base_name}:
-            raise AdapterError(f"{name!r} is the name of a base model")
+        self.check_name(name, variant, manifest.base_name)
         parse_config(config_bytes)
         files = {
             **_checked_extra_files(extra_files or {}),
@@ -135,9 +134,19 @@ class AdapterRegistry:
             self._check_free(name, variant)
             folder = self.folder / variant / name
             store_version(folder, digest, files, staging)
-            _point(folder, digest, staging)
-            self._record(staging, "register", name, variant=variant, digest=digest)
+            if promote:
+                _point(folder, digest, staging)
+            detail = None if promote else "not promoted"
+            self._record(staging, "register", name, variant=variant, digest=digest, detail=detail)
         return self._catalogue.version(folder, digest)
+
+    def check_name(self, name: str, variant: str, base_name: str | None) -> None:
+        """Raises AdapterError when no adapter of a base can be registered under this name."""
+        _check_pattern("name", name, NAME_PATTERN)
+        _check_pattern("variant", variant, VARIANT_PATTERN)
+        self._check_free(name, variant)
+        if name in self._base_names() | {base_name}:
+            raise AdapterError(f"{name!r} is the name of a base model")
 
     def promote(self, name: str, digest_prefix: str) -> Adapter:
         """Let a name, also one that was removed, point to a version that is still stored."""

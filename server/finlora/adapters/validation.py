@@ -16,6 +16,7 @@ from finlora.errors import AdapterIncompatibleError, AdapterLoadError
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 DTYPES = ("F32", "F16", "BF16")
 LARGEST_VALUE = 65504.0  # of float16; no trained weight comes near, larger ones overflow products
+LFS_POINTER = b"version https://git-lfs"
 KEY_PREFIX = "base_model.model."
 ROLES = {
     ".lora_A.weight": "a",
@@ -89,8 +90,13 @@ def parse_weights(
 def _check_header(weights: bytes, *, max_tensors: int) -> None:
     """Bound what the parser is given; it accepts any number of tensors of any type."""
     length = int.from_bytes(weights[:8], "little")
+    if weights.startswith(LFS_POINTER):
+        raise AdapterLoadError("the weights are a Git LFS pointer: `git lfs pull` brings the file")
     if len(weights) < 8 or length > len(weights) - 8:
-        raise AdapterLoadError("the weights are not valid safetensors: truncated")
+        raise AdapterLoadError(
+            f"the weights are not valid safetensors: {len(weights)} bytes, "
+            "truncated within the header or of another format"
+        )
     if length > MAX_HEADER_BYTES:
         raise AdapterLoadError(f"the safetensors header is larger than {MAX_HEADER_BYTES} bytes")
     try:
@@ -179,9 +185,10 @@ def _check_tensor(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> No
         raise AdapterIncompatibleError(
             f"{what} has shape {list(tensor.shape)}; this base needs {list(shape)}"
         )
-    # NaN compares false, so this one test also finds what is not finite.
+    if not bool(tensor.isfinite().all()):
+        raise AdapterLoadError(f"{what} holds values that are not finite (NaN or infinity)")
     if not bool((tensor.abs() <= LARGEST_VALUE).all()):
-        raise AdapterLoadError(f"{what} holds values that are not finite or beyond float16")
+        raise AdapterLoadError(f"{what} holds values beyond {LARGEST_VALUE:.0f}")
 
 
 def _check_effect(layers: Iterable[LoRALayer]) -> None:

@@ -16,7 +16,12 @@ from finlora.config import Settings
 def create_app(settings: Settings) -> FastAPI:
     """An application that loads its engine when it starts."""
     # Whoever launches this is uvicorn or stands in for it: its log is where people look.
-    return app_of(ServerState(settings, on_phase=logging.getLogger("uvicorn.error").info))
+    log = logging.getLogger("uvicorn.error")
+
+    def on_failure(error: Exception) -> None:
+        log.error("failed: %s", error)
+
+    return app_of(ServerState(settings, on_phase=log.info, on_failure=on_failure))
 
 
 def app_of(state: ServerState) -> FastAPI:

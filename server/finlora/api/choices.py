@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from finlora.api.encoding import EncodedPrompt
-from finlora.api.protocol import Choice, Logprobs
+from finlora.api.protocol import Choice, ChoiceLogprobs, Logprobs
 from finlora.api.tokens import TextCursor, Vocabulary
 from finlora.engine.request import FinishReason, RequestOutput, TokenLogprob
+from finlora.engine.structured import normalised
 
 # JSON has no -Infinity; a token that cannot be drawn gets this, as in other servers.
 LOWEST_LOGPROB = -9999.0
@@ -22,6 +23,13 @@ class _Entry:
     offset: int
 
 
+class _Columns(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
 class ChoiceBuilder:
     """Builds one choice; each output gives the part that is new."""
 
@@ -33,11 +41,13 @@ class ChoiceBuilder:
         *,
         echo: bool,
         logprobs: bool,
+        labels: Sequence[str] = (),
     ) -> None:
         self._index = index
         self._prompt = prompt
         self._vocabulary = vocabulary
         self._wants_logprobs = logprobs
+        self._labels = labels
         self._echo = echo
         self._text_end = 0
         self._cursor = TextCursor()
@@ -66,7 +76,13 @@ class ChoiceBuilder:
             special = self._vocabulary.is_special(row.token_id)
             piece = b"" if special else self._vocabulary.bytes_of(row.token_id)
             self._pending.append(self._entry(row.token_id, row, self._cursor.advance(piece)))
-        return _columns(self._released(output))
+        columns = _columns(self._released(output))
+        if output.choice_logprobs is None:
+            return Logprobs(**columns)
+        values = [max(value, LOWEST_LOGPROB) for value in normalised(output.choice_logprobs)]
+        return ChoiceLogprobs(
+            **columns, choice_logprobs=dict(zip(self._labels, values, strict=True))
+        )
 
     def _released(self, output: RequestOutput) -> list[_Entry]:
         """Entries whose text is out: what may still become a stop string is held back here too."""
@@ -87,13 +103,13 @@ class ChoiceBuilder:
         return _Entry(label(token_id), logprob, dict(reversed(top.items())), offset)
 
 
-def _columns(entries: list[_Entry]) -> Logprobs:
-    return Logprobs(
-        tokens=[entry.token for entry in entries],
-        token_logprobs=[entry.logprob for entry in entries],
-        top_logprobs=[entry.top for entry in entries],
-        text_offset=[entry.offset for entry in entries],
-    )
+def _columns(entries: list[_Entry]) -> _Columns:
+    return {
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [entry.logprob for entry in entries],
+        "top_logprobs": [entry.top for entry in entries],
+        "text_offset": [entry.offset for entry in entries],
+    }
 
 
 def _finish_reason(output: RequestOutput) -> Literal["stop", "length"] | None:

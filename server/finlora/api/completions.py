@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from finlora.adapters.adapter import Adapter
 from finlora.api.choices import ChoiceBuilder
 from finlora.api.connection import read_body, run_while_connected
-from finlora.api.encoding import EncodedPrompt, encode_prompts
+from finlora.api.encoding import encode_choice, encode_prompts
 from finlora.api.protocol import (
     Choice,
     Completion,
@@ -35,7 +35,8 @@ async def create_completion(request: Request) -> Response:
     state = server_state(request)
     body = CompletionRequest.from_json(await read_body(request, state.settings.max_body_bytes))
     adapter = state.resolve(body.model)
-    run = _Run(state, body, adapter, await encode_prompts(state, body))
+    prompts, choice = await encode_prompts(state, body), await encode_choice(state, body)
+    run = _Run(state, body, adapter, candidates(body, prompts, choice))
     if not body.stream:
         answer = await run_while_connected(request.receive, run.answer())
         return Response(orjson.dumps(answer), media_type="application/json")
@@ -57,7 +58,7 @@ class _Run:
         state: ServerState,
         body: CompletionRequest,
         adapter: Adapter | None,
-        prompts: list[EncodedPrompt],
+        sequences: list[Candidate],
     ) -> None:
         self._state = state
         self._body = body
@@ -65,7 +66,7 @@ class _Run:
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._fingerprint = _fingerprint(state.engine.spec.fingerprint, adapter)
-        self._candidates = candidates(body, prompts)
+        self._candidates = sequences
         self._builders = [self._builder(candidate) for candidate in self._candidates]
         self._last_outputs: dict[int, RequestOutput] = {}
 
@@ -145,6 +146,7 @@ class _Run:
             self._state.vocabulary,
             echo=body.echo,
             logprobs=body.logprobs is not None,
+            labels=body.choice or (),
         )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from finlora.api.protocol import CompletionRequest, Prompt
 from finlora.api.state import ServerState
 from finlora.api.tokens import TextCursor, Vocabulary
-from finlora.errors import PromptTooLongError, RequestError
-from finlora.prompts import encode_prompt
+from finlora.engine.structured import ChoiceTree
+from finlora.errors import InvalidSamplingParamsError, PromptTooLongError, RequestError
+from finlora.prompts import TextEncoder, encode_prompt
 
 if TYPE_CHECKING:
     from finlora.engine.async_engine import AsyncEngine
@@ -51,9 +52,38 @@ async def encode_prompts(state: ServerState, body: CompletionRequest) -> list[En
     return await asyncio.to_thread(encode_all)
 
 
+async def encode_choice(state: ServerState, body: CompletionRequest) -> ChoiceTree | None:
+    """The labels that the answer must be one of. Raises RequestError."""
+    labels = body.choice
+    if labels is None:
+        return None
+    encoder = state.text_encoder
+    if sum(map(len, labels)) <= MAX_INLINE_CHARACTERS:
+        tree = _encode_labels(encoder, labels, body.choice_param)
+    else:
+        tree = await asyncio.to_thread(_encode_labels, encoder, labels, body.choice_param)
+    if "max_tokens" in body.model_fields_set and body.max_tokens < tree.max_tokens:
+        raise RequestError(
+            f"max_tokens must be at least {tree.max_tokens} here, or left out: the longest label "
+            f"of {body.choice_param} takes {tree.max_tokens} tokens with its end token",
+            param="max_tokens",
+        )
+    return tree
+
+
+def _encode_labels(encoder: TextEncoder, labels: list[str], param: str) -> ChoiceTree:
+    try:
+        return ChoiceTree([encoder.encode_target(label) for label in labels])
+    except InvalidSamplingParamsError as error:
+        raise RequestError(f"{param}: {error}", param=param) from error
+
+
 def _encode(
     engine: "AsyncEngine", vocabulary: Vocabulary, prompt: Prompt, *, echo: bool
 ) -> EncodedPrompt:
+    if prompt == "":
+        token_ids = _empty_document(engine)
+        return EncodedPrompt(token_ids, "", (0,) * len(token_ids))
     if isinstance(prompt, str):
         token_ids = encode_prompt(engine.tokenizer, prompt)
         if not echo:

@@ -3,6 +3,7 @@
 Every field is bounded; an unknown one is an error that names it.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -17,6 +18,8 @@ MAX_SEQUENCES = 128
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 512
 MAX_LOGIT_BIASES = 1024
+MAX_CHOICES = 256
+MAX_CHOICE_CHARACTERS = 512
 INT64 = 2**63
 
 Prompt: TypeAlias = str | list[int]
@@ -58,6 +61,8 @@ def _by_token_id(value: Any) -> Any:
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_CHARACTERS)]
+Labels: TypeAlias = Annotated[list[Label], Field(min_length=1, max_length=MAX_CHOICES)]
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -67,6 +72,15 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class StructuredOutputs(BaseModel):
+    """What form an answer must have."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    choice: Labels | None = None
 
 
 class CompletionRequest(BaseModel):
@@ -82,7 +96,7 @@ class CompletionRequest(BaseModel):
     ] = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 16
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Probability = 1.0
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] = 1
     best_of: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     stop: Annotated[
@@ -108,21 +122,37 @@ class CompletionRequest(BaseModel):
     ignore_eos: bool = False
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
     cache_salt: Annotated[str, Field(max_length=256)] = ""
+    structured_outputs: StructuredOutputs | None = None
+    guided_choice: Labels | None = None
 
     @property
     def num_candidates(self) -> int:
         """Sequences drawn for each prompt, of which `n` are returned."""
         return self.n if self.best_of is None else self.best_of
 
+    @property
+    def choice(self) -> list[str] | None:
+        """The labels of which the answer must be one."""
+        return self.structured_outputs.choice if self.structured_outputs else self.guided_choice
+
+    @property
+    def choice_param(self) -> str:
+        """The field that `choice` comes from."""
+        return "structured_outputs" if self.structured_outputs else "guided_choice"
+
     @classmethod
     def from_json(cls, body: bytes) -> Self:
         """The checked request. Raises RequestError that names the offending field in `param`."""
-        try:
-            request = cls.model_validate(_without_nulls(_parse(body)))
-        except ValidationError as error:
-            raise _first_error(error) from error
+        request = cls._validated(_parse(body))
         request._check()
         return request
+
+    @classmethod
+    def _validated(cls, fields: dict[str, Any]) -> Self:
+        try:
+            return cls.model_validate(_without_nulls(fields))
+        except ValidationError as error:
+            raise _first_error(error) from error
 
     def _check(self) -> None:
         """What no field can tell alone."""
@@ -140,7 +170,28 @@ class CompletionRequest(BaseModel):
             "n",
             f"times the number of prompts must be at most {MAX_SEQUENCES}",
         )
-        _require(self.stream or self.stream_options is None, "stream_options", "needs stream: true")
+        options = self.stream_options
+        _require(self.stream or options is None, "stream_options", "needs stream: true")
+        _require(
+            options is None or not options.include_obfuscation,
+            "stream_options",
+            "include_obfuscation is not supported: frames are not padded",
+        )
+        if self.structured_outputs is not None:
+            _require(self.choice is not None, "structured_outputs", "must have choice")
+        if self.choice is not None:
+            self._check_choice(self.choice)
+
+    def _check_choice(self, labels: list[str]) -> None:
+        _require(
+            self.structured_outputs is None or self.guided_choice is None,
+            "guided_choice",
+            "cannot be used with structured_outputs, which says the same",
+        )
+        _require(len({*labels}) == len(labels), self.choice_param, "must not repeat a label")
+        for param in ("stop", "stop_token_ids", "ignore_eos"):
+            what = f"cannot be used with {self.choice_param}: the answer is a whole label"
+            _require(not getattr(self, param), param, what)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -148,12 +199,26 @@ def _parse(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        _name_the_field(body)
         raise RequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise RequestError("the body must be a JSON object")
     if len(fields) > MAX_FIELDS:
         raise RequestError(f"the body must have at most {MAX_FIELDS} fields")
     return fields
+
+
+def _name_the_field(body: bytes) -> None:
+    """Raises RequestError for the field that holds what JSON has no way to write: NaN, half a pair.
+
+    Python's own parser lets these through, and then the field's bounds do not.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(fields, dict):
+        CompletionRequest._validated(fields)
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +247,13 @@ class Logprobs:
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceLogprobs(Logprobs):
+    """Those of an answer that is one of some labels, and every label's own, over all labels."""
+
+    choice_logprobs: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

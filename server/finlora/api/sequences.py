@@ -11,6 +11,7 @@ from finlora.api.encoding import EncodedPrompt
 from finlora.api.protocol import INT64, CompletionRequest
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
+from finlora.engine.structured import ChoiceTree
 
 if TYPE_CHECKING:
     from finlora.engine.async_engine import AsyncEngine
@@ -26,9 +27,11 @@ class Candidate:
     params: SamplingParams
 
 
-def candidates(body: CompletionRequest, prompts: Sequence[EncodedPrompt]) -> list[Candidate]:
+def candidates(
+    body: CompletionRequest, prompts: Sequence[EncodedPrompt], choice: ChoiceTree | None
+) -> list[Candidate]:
     """All sequences of the request, those of one prompt side by side."""
-    params = [_sampling_params(body, i) for i in range(body.num_candidates)]
+    params = [_sampling_params(body, choice, i) for i in range(body.num_candidates)]
     return [
         Candidate(p, s, prompt, params[s])
         for p, prompt in enumerate(prompts)
@@ -80,13 +83,16 @@ async def run_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _sampling_params(body: CompletionRequest, sample_index: int) -> SamplingParams:
+def _sampling_params(
+    body: CompletionRequest, choice: ChoiceTree | None, sample_index: int
+) -> SamplingParams:
     ranked = body.num_candidates > body.n
     return SamplingParams(
-        max_tokens=body.max_tokens,
+        max_tokens=body.max_tokens if choice is None else choice.max_tokens,
         temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
+        # OpenAI allows a top_p of 0; the smallest set that reaches it is the likeliest token.
+        top_p=body.top_p or 1.0,
+        top_k=body.top_k if body.top_p else 1,
         min_p=body.min_p,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
@@ -99,5 +105,6 @@ def _sampling_params(body: CompletionRequest, sample_index: int) -> SamplingPara
         ignore_eos=body.ignore_eos,
         logprobs=0 if ranked and body.logprobs is None else body.logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
+        choice=choice,
         stream=body.stream,
     )

@@ -21,6 +21,7 @@ from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError
 from finlora.metrics import Metrics
+from finlora.prompts import TextEncoder
 
 if TYPE_CHECKING:  # torch takes seconds to import: the loading thread does it
     from finlora.engine.async_engine import AsyncEngine
@@ -31,9 +32,16 @@ logger = logging.getLogger(__name__)
 class ServerState:
     """Owns the engine from loading to its stop."""
 
-    def __init__(self, settings: Settings, *, on_phase: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_phase: Callable[[str], None],
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         self.settings = settings
         self._on_phase = on_phase
+        self._on_failure = on_failure
         self.registry = open_registry(settings)
         self.metrics = Metrics(CollectorRegistry(), max_adapters=settings.metrics_max_adapters)
         self.started = int(time.time())
@@ -41,6 +49,7 @@ class ServerState:
         self.failure: Exception | None = None
         self._engine: AsyncEngine | None = None
         self._vocabulary: Vocabulary | None = None
+        self._text_encoder: TextEncoder | None = None
         self._loaded = asyncio.Event()
 
     @property
@@ -66,6 +75,13 @@ class ServerState:
         if self._vocabulary is None:
             raise EngineStoppedError(f"the server is not ready: {self.phase}")
         return self._vocabulary
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Encodes labels. Raises EngineStoppedError while there is no engine."""
+        if self._text_encoder is None:
+            raise EngineStoppedError(f"the server is not ready: {self.phase}")
+        return self._text_encoder
 
     def report(self, phase: str) -> None:
         """Note what is being done; /ready shows it."""
@@ -124,7 +140,7 @@ class ServerState:
             logger.debug("loading failed", exc_info=True)
             self.failure = error
             self.phase = "failed"  # /ready is open to everybody: it shows no reason
-            self._on_phase(f"failed: {error}")
+            self._on_failure(error)
         with contextlib.suppress(RuntimeError):  # the loop is gone: the server stopped meanwhile
             loop.call_soon_threadsafe(self._loaded.set)
 
@@ -139,6 +155,7 @@ class ServerState:
         running = AsyncEngine(engine, max_num_requests=limit)
         self.metrics.watch(engine.spec.name, engine.stats)
         self._vocabulary = Vocabulary(running.tokenizer)
+        self._text_encoder = TextEncoder(running.tokenizer)
         running.start()
         self._engine = running
         self.phase = "ready"

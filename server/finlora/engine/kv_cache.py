@@ -4,6 +4,7 @@ A page holds one token, so nothing is ever reserved that is not used and a prefi
 any length. Page 0 is never given out and stays zero: padding points to it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ PADDING_PAGE = 0
 # Contexts are read in multiples of this many pages. Whole vector registers make the sums over a
 # sequence's own keys independent of how far its batch mates reach.
 CONTEXT_PADDING = 64
+# Rows for branches of one step, beside those of sequences: 8 MB at a context of 4,096.
+NUM_BRANCH_ROWS = 256
 
 Pages = npt.NDArray[np.int64]
 
@@ -68,7 +71,9 @@ class KVCache:
             pool[PADDING_PAGE] = 0
         # A row per sequence; unused entries point to the padding page.
         columns = -(-max_model_len // CONTEXT_PADDING) * CONTEXT_PADDING
-        self.table: Pages = np.zeros((max_num_seqs, columns), np.int64)
+        self.table: Pages = np.zeros((max_num_seqs + NUM_BRANCH_ROWS, columns), np.int64)
+        self._first_branch_row = max_num_seqs
+        self._branch_lengths: list[int] = []
         self._free_pages = np.arange(wanted, 0, -1, dtype=np.int64)
         self._num_free_pages = wanted
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
@@ -110,6 +115,24 @@ class KVCache:
         self.table[row, :num_given] = pages
         self._lengths[row] = max(self._lengths[row], num_given)
         self._num_shared[row] = num_shared
+
+    def branch(self, row: int, num_shared: int, columns: Sequence[int]) -> int:
+        """A row that begins like `row` and goes on with the pages of its columns.
+
+        It owns nothing and is there until `close_branches`.
+        """
+        branch = self._first_branch_row + len(self._branch_lengths)
+        length = num_shared + len(columns)
+        self.table[branch, :num_shared] = self.table[row, :num_shared]
+        self.table[branch, num_shared:length] = self.table[row, columns]
+        self._branch_lengths.append(length)
+        return branch
+
+    def close_branches(self) -> None:
+        """Take the rows of all branches back."""
+        for i, length in enumerate(self._branch_lengths):
+            self.table[self._first_branch_row + i, :length] = PADDING_PAGE
+        self._branch_lengths.clear()
 
     def release(self, pages: Pages) -> None:
         """Take pages back that their owner gives up."""

@@ -12,10 +12,12 @@ from finlora.adapters.adapter import Adapter
 from finlora.adapters.cache import AdapterCache
 from finlora.bases.spec import BaseSpec
 from finlora.engine.batch import Batch
+from finlora.engine.choice_sampler import Answer, begin_choice, next_tokens
 from finlora.engine.detokenizer import Detokenizer
 from finlora.engine.lora import AdapterWeights, LoRASlots
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import BatchLogits, ModelRunner
+from finlora.engine.outputs import emit, finish_reason
 from finlora.engine.request import (
     FinishReason,
     Request,
@@ -92,26 +94,37 @@ class LLMEngine:
         """
         if not prompt_token_ids:
             raise RequestError("the prompt has no tokens", param="prompt")
-        num_tokens = len(prompt_token_ids) + params.max_tokens
-        if num_tokens > self.max_model_len:
-            raise PromptTooLongError(
-                f"this model's context is {self.max_model_len} tokens; {len(prompt_token_ids)} of "
-                f"prompt and {params.max_tokens} of output (max_tokens) make {num_tokens}",
-                param="prompt",
-            )
+        self._check_length(len(prompt_token_ids), params)
         if adapter is not None and self.adapters.max_loras == 0:
             raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
         own_eos = (adapter.manifest.eos_token_ids or []) if adapter is not None else []
-        return Request(
+        eos = [*own_eos, *self.spec.eos_token_ids]
+        request = Request(
             request_id=request_id,
             prompt_token_ids=prompt_token_ids,
             params=params,
             adapter=adapter,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             detokenizer=Detokenizer(self._parts.tokenizer, prompt_token_ids, params.stop),
-            eos_token_ids=frozenset([*self.spec.eos_token_ids, *own_eos]),
+            eos_token_ids=frozenset(eos),
+            end_token_id=eos[0] if eos else None,
             cache_salt=cache_salt,
         )
+        if params.choice is not None:
+            begin_choice(request, params.choice, self.vocab_size)
+        return request
+
+    def _check_length(self, num_prompt_tokens: int, params: SamplingParams) -> None:
+        num_output, what = max(
+            (params.max_tokens, "output (max_tokens)"), (params.num_branches, "labels to score")
+        )
+        num_tokens = num_prompt_tokens + num_output
+        if num_tokens > self.max_model_len:
+            raise PromptTooLongError(
+                f"this model's context is {self.max_model_len} tokens; {num_prompt_tokens} of "
+                f"prompt and {num_output} of {what} make {num_tokens}",
+                param="prompt",
+            )
 
     def add_request(self, request: Request) -> None:
         """Queue a request made by `make_request`."""
@@ -143,13 +156,13 @@ class LLMEngine:
             logits = self._runner.run(batch)
             self._scheduler.advance(batch)
             self._add_prompt_logprobs(logits)
-            sampling = [s.request for s in batch.sequences if s.samples]
-            sampled = self._sampler.sample(logits.next_token, sampling)
+            sampling = [s for s in batch.sequences if s.samples]
+            answers = next_tokens(self._sampler, logits.next_token, sampling)
         except Exception:
-            logger.exception("a step failed; its %d requests end", len(batch.sequences))
+            logger.exception("a step failed; its %d requests end", len(batch.requests))
             error = EngineError("the engine failed while it ran this request")
-            return outputs + [self._fail(s.request, error) for s in batch.sequences]
-        outputs += self._take_tokens(sampling, sampled)
+            return outputs + [self._fail(request, error) for request in batch.requests]
+        outputs += self._take_answers(answers)
         self._observe_step(batch, time.perf_counter() - started)
         return outputs
 
@@ -213,12 +226,12 @@ class LLMEngine:
                 num_top,
             )
 
-    def _take_tokens(self, requests: list[Request], sampled: list[Sampled]) -> list[RequestOutput]:
+    def _take_answers(self, answers: list[Answer]) -> list[RequestOutput]:
         now = time.monotonic()
         outputs = []
-        for request, token in zip(requests, sampled, strict=True):
+        for request, tokens in answers:
             try:
-                output = self._take_token(request, token, now)
+                output = self._take_answer(request, tokens, now)
             except Exception:
                 logger.exception("request %s failed", request.request_id)
                 output = self._fail(request, EngineError("the engine failed on this request"))
@@ -226,22 +239,26 @@ class LLMEngine:
                 outputs.append(output)
         return outputs
 
-    def _take_token(self, request: Request, token: Sampled, now: float) -> RequestOutput | None:
-        if token.token_id is None:
-            error = EngineError("the model gave logits that are not finite")
-            return self._fail(request, error)
-        if request.params.max_tokens:
-            self._append(request, token, now)
-        reason, stop_reason = _finish_reason(request, token.token_id)
-        if reason is not None:
-            return self._finish(request, reason, stop_reason)
-        return _emit(request) if request.params.stream else None
+    def _take_answer(
+        self, request: Request, tokens: list[Sampled], now: float
+    ) -> RequestOutput | None:
+        for token in tokens:
+            if token.token_id is None:
+                error = EngineError("the model gave logits that are not finite")
+                return self._fail(request, error)
+            if request.params.max_tokens:
+                request.append(token.token_id, token.logprob)
+            reason, stop_reason = finish_reason(request, token.token_id)
+            if reason is not None:
+                self._observe_tokens(request, now)
+                return self._finish(request, reason, stop_reason)
+        self._observe_tokens(request, now)
+        return emit(request) if request.params.stream else None
 
-    def _append(self, request: Request, token: Sampled, now: float) -> None:
-        assert token.token_id is not None
-        request.output_token_ids.append(token.token_id)
-        if token.logprob is not None:
-            request.logprobs.append(token.logprob)
+    def _observe_tokens(self, request: Request, now: float) -> None:
+        """A step gave the request tokens; however many, to a client they are one event."""
+        if not request.params.max_tokens:
+            return
         if request.last_token_time is None:
             request.first_token_time = now
         else:
@@ -258,7 +275,7 @@ class LLMEngine:
         stop_reason: str | int | None = None,
         error: FinLoRAError | None = None,
     ) -> RequestOutput:
-        output = _emit(request, reason, stop_reason, error)
+        output = emit(request, reason, stop_reason, error)
         self._scheduler.finish(request, STATUS_OF_REASON[reason])
         del self._requests[request.request_id]
         self._observe_request(request, reason)
@@ -280,57 +297,10 @@ class LLMEngine:
     def _observe_step(self, batch: Batch, seconds: float) -> None:
         self._metrics.step(
             num_tokens=batch.num_tokens,
-            num_seqs=len(batch.sequences),
-            num_adapters=len({s.request.digest for s in batch.sequences} - {None}),
+            num_seqs=len(batch.requests),
+            num_adapters=len({request.digest for request in batch.requests} - {None}),
             seconds=seconds,
         )
-
-
-def _finish_reason(request: Request, token_id: int) -> tuple[FinishReason | None, str | int | None]:
-    params = request.params
-    if params.max_tokens == 0:  # only the prompt was asked for
-        return FinishReason.LENGTH, None
-    if token_id in request.eos_token_ids and not params.ignore_eos:
-        return FinishReason.STOP, None
-    if token_id in params.stop_token_ids:
-        return FinishReason.STOP, token_id
-    if request.detokenizer.append(token_id):
-        return FinishReason.STOP, request.detokenizer.stop_reason
-    if len(request.output_token_ids) >= params.max_tokens:
-        return FinishReason.LENGTH, None
-    return None, None
-
-
-def _emit(
-    request: Request,
-    reason: FinishReason | None = None,
-    stop_reason: str | int | None = None,
-    error: FinLoRAError | None = None,
-) -> RequestOutput:
-    """What is new since the last output."""
-    first_new = request.num_emitted_tokens
-    is_first = first_new == 0
-    request.num_emitted_tokens = len(request.output_token_ids)
-    if reason in (FinishReason.STOP, FinishReason.LENGTH):
-        request.detokenizer.flush()
-    params = request.params
-    return RequestOutput(
-        request_id=request.request_id,
-        token_ids=tuple(request.output_token_ids[first_new:]),
-        text=request.detokenizer.take(final=reason is not None),
-        logprobs=None if params.logprobs is None else tuple(request.logprobs[first_new:]),
-        prompt_logprobs=(
-            tuple(request.prompt_logprobs)
-            if is_first and params.prompt_logprobs is not None
-            else None
-        ),
-        finish_reason=reason,
-        stop_reason=stop_reason,
-        error=error,
-        num_prompt_tokens=len(request.prompt_token_ids),
-        num_output_tokens=len(request.output_token_ids),
-        num_cached_tokens=request.num_cached_tokens,
-    )
 
 
 def _names(requests: Iterable[Request]) -> tuple[str, ...]:

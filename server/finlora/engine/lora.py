@@ -4,21 +4,22 @@
     y = g * (W x + B (A x) gamma)               DoRA; g = m / ||W + gamma B A|| per output row
 
 gamma is folded into B at load. Rows of the batch are sorted by slot, so that an adapter's rows are
-few contiguous segments; rows without an adapter belong to no segment.
+few contiguous segments; rows without an adapter belong to no segment. Layers that read the same
+input are adapted together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finlora.bases.spec import LinearShape
+from finlora.engine.siblings import LayerGroup
 
 # Up to this many rows x ranks, all adapters are applied to all rows at once and the wrong ones are
 # masked out: cheaper than a pair of small matmuls per adapter (loadtest/lora_paths.py).
-MAX_CONCATENATED_PRODUCTS = 32_768
+MAX_CONCATENATED_PRODUCTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,42 +91,62 @@ class LoRABatch:
 
 
 class LoRALayerSlots:
-    """The slots of one linear layer."""
+    """The slots of one group of layers."""
 
     def __init__(
-        self, shape: LinearShape, max_loras: int, max_rank: int, dtype: torch.dtype, device: str
+        self, group: LayerGroup, max_loras: int, max_rank: int, dtype: torch.dtype, device: str
     ) -> None:
         # Memory is touched only where adapters are written: a small rank costs its own size.
-        self._a = torch.empty(max_loras, max_rank, shape.in_features, dtype=dtype, device=device)
-        self._b = torch.empty(max_loras, max_rank, shape.out_features, dtype=dtype, device=device)
+        max_hidden = len(group.names) * max_rank
+        out_features = sum(group.out_features)
+        self._a = torch.empty(max_loras, max_hidden, group.in_features, dtype=dtype, device=device)
+        self._b = torch.empty(max_loras, max_rank, out_features, dtype=dtype, device=device)
+        self._columns = group.columns
         self._magnitudes: dict[int, Tensor] = {}
-        self._ranks = [0] * max_loras
+        self._ranks: list[tuple[int, ...]] = [()] * max_loras  # of each layer
         self._concatenated: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
-    def write(self, slot: int, weights: LoRAWeights | None) -> None:
-        """Put one adapter's layer into a slot; None: the adapter leaves this layer alone."""
+    def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
+        """Put one adapter's layers into a slot; None: the adapter leaves that layer alone."""
         self._concatenated = None
+        self._ranks[slot] = tuple(0 if layer is None else len(layer.a) for layer in layers)
+        for layer, hidden, columns in zip(layers, self._hidden(slot), self._columns, strict=True):
+            if layer is not None:
+                self._a[slot, hidden].copy_(layer.a, non_blocking=True)
+                self._b[slot, : len(layer.b), columns].copy_(layer.b, non_blocking=True)
+        self._write_magnitude(slot, layers)
+
+    def _write_magnitude(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         self._magnitudes.pop(slot, None)
-        self._ranks[slot] = 0
-        if weights is None:
+        if all(layer is None or layer.magnitude is None for layer in layers):
             return
-        rank = weights.a.shape[0]
-        self._a[slot, :rank].copy_(weights.a, non_blocking=True)
-        self._b[slot, :rank].copy_(weights.b, non_blocking=True)
-        self._ranks[slot] = rank
-        if weights.magnitude is not None:
-            self._magnitudes[slot] = weights.magnitude.to(self._b.device, non_blocking=True)
+        magnitude = self._b.new_ones(self._b.shape[2])
+        for layer, columns in zip(layers, self._columns, strict=True):
+            if layer is not None and layer.magnitude is not None:
+                magnitude[columns] = layer.magnitude
+        self._magnitudes[slot] = magnitude
+
+    def _hidden(self, slot: int) -> list[slice]:
+        """Where each layer's ranks lie among those of all: the A matrices are stacked."""
+        ranks = self._ranks[slot]
+        ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
+        return [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
 
     @property
     def num_bytes(self) -> int:
         """Bytes that hold adapters now."""
-        per_rank = (self._a.shape[2] + self._b.shape[2]) * self._a.element_size()
+        per_rank = [self._a.shape[2] + c.stop - c.start for c in self._columns]
+        numbers: int = sum(
+            rank * size
+            for ranks in self._ranks
+            for rank, size in zip(ranks, per_rank, strict=False)  # an empty slot has no ranks
+        )
         extra = sum(m.numel() * m.element_size() for m in self._magnitudes.values())
-        return sum(self._ranks) * per_rank + extra
+        return numbers * self._a.element_size() + extra
 
     def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
-        ranks = tuple(self._ranks[slot] for slot in batch.slots)
+        ranks = tuple(sum(self._ranks[slot]) for slot in batch.slots)
         total = sum(ranks)
         if 0 < total * len(x) <= MAX_CONCATENATED_PRODUCTS:
             self._apply_concatenated(x, y, ranks, batch)
@@ -146,19 +167,29 @@ class LoRALayerSlots:
     def _concatenate(self, slots: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         # Batches of the same adapters follow each other: the copy is kept until a slot changes.
         if self._concatenated is None or self._concatenated[0] != slots:
-            pairs = list(zip(slots, ranks, strict=True))
-            a = torch.cat([self._a[slot, :rank] for slot, rank in pairs])
-            b = torch.cat([self._b[slot, :rank] for slot, rank in pairs])
+            a = torch.cat([self._a[slot, :rank] for slot, rank in zip(slots, ranks, strict=True)])
+            b = torch.cat([self._spread(slot) for slot in slots])
             self._concatenated = (slots, a, b)
         return self._concatenated[1:]
 
+    def _spread(self, slot: int) -> Tensor:
+        """B of all layers [sum of ranks, out_features], zero where rank and column do not meet."""
+        b = self._b.new_zeros(sum(self._ranks[slot]), self._b.shape[2])
+        for hidden, columns in zip(self._hidden(slot), self._columns, strict=False):
+            b[hidden, columns] = self._b[slot, : hidden.stop - hidden.start, columns]
+        return b
+
     def _apply_segments(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
         for segment in batch.segments:
-            rank = self._ranks[segment.slot]
-            if rank:
-                rows = slice(segment.start, segment.stop)
-                hidden = F.linear(x[rows], self._a[segment.slot, :rank])
-                y[rows].addmm_(hidden, self._b[segment.slot, :rank])
+            slot, rows = segment.slot, slice(segment.start, segment.stop)
+            total = sum(self._ranks[slot])
+            if not total:
+                continue
+            hidden = F.linear(x[rows], self._a[slot, :total])
+            for ranks, columns in zip(self._hidden(slot), self._columns, strict=True):
+                rank = ranks.stop - ranks.start
+                if rank:
+                    y[rows, columns].addmm_(hidden[:, ranks], self._b[slot, :rank, columns])
 
     def _apply_magnitudes(self, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         for segment in batch.segments:
@@ -175,7 +206,7 @@ class LoRASlots:
 
     def __init__(
         self,
-        layers: Mapping[str, LinearShape],
+        groups: Sequence[LayerGroup],
         *,
         max_loras: int,
         max_rank: int,
@@ -183,8 +214,8 @@ class LoRASlots:
         device: str,
     ) -> None:
         self.layers = {
-            name: LoRALayerSlots(shape, max_loras, max_rank, dtype, device)
-            for name, shape in layers.items()
+            group.names: LoRALayerSlots(group, max_loras, max_rank, dtype, device)
+            for group in groups
         }
         self.batch: LoRABatch | None = None
 
@@ -195,18 +226,18 @@ class LoRASlots:
 
     def write(self, slot: int, weights: AdapterWeights) -> None:
         """Put an adapter into a slot, over whatever was there."""
-        for name, layer in self.layers.items():
-            layer.write(slot, weights.layers.get(name))
+        for names, layer in self.layers.items():
+            layer.write(slot, [weights.layers.get(name) for name in names])
 
 
 class LoRALinear(nn.Module):
-    """A base layer and the slots that adapt it; owns the layer, borrows the slots."""
+    """A base layer, or several joined, and the slots that adapt it; borrows the slots."""
 
-    def __init__(self, base: nn.Module, slots: LoRASlots, name: str) -> None:
+    def __init__(self, base: nn.Module, slots: LoRASlots, group: LayerGroup) -> None:
         super().__init__()
         self.base = base
         self._slots = slots
-        self._layer = slots.layers[name]
+        self._layer = slots.layers[group.names]
 
     @property
     def weight(self) -> Tensor:
@@ -225,11 +256,3 @@ class LoRALinear(nn.Module):
         if batch is not None:
             self._layer.apply(x.flatten(0, -2), y.flatten(0, -2), self.bias, batch)
         return y
-
-
-def wrap(model: nn.Module, slots: LoRASlots) -> None:
-    """Put a LoRALinear around every layer that has slots."""
-    for name in slots.layers:
-        parent, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, attribute, LoRALinear(getattr(owner, attribute), slots, name))

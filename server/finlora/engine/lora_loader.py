@@ -13,6 +13,7 @@ from finlora.adapters.adapter import Adapter
 from finlora.adapters.validation import LoRALayer, parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.engine.lora import AdapterWeights, LoRAWeights
+from finlora.engine.siblings import Member
 
 
 def squared_row_norms(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -41,7 +42,7 @@ class LoRALoader:
         self,
         read: Callable[[Adapter], bytes],
         spec: BaseSpec,
-        base_layers: Mapping[str, nn.Module],
+        members: Mapping[str, Member],
         row_norms: Mapping[str, Tensor],
         *,
         max_rank: int,
@@ -49,7 +50,7 @@ class LoRALoader:
     ) -> None:
         self._read = read
         self._spec = spec
-        self._base_layers = base_layers
+        self._members = members
         self._row_norms = row_norms
         self._max_rank = max_rank
         self._dtype = dtype
@@ -76,14 +77,10 @@ class LoRALoader:
         the layer applied to the rows of A.
         """
         assert layer.magnitude is not None
-        base = self._base_layers[name]
         a, b = layer.a.float(), layer.b.float() * layer.scaling
         norms = self._row_norms[name]
-        applied = base(a.to(norms.device, self._dtype)).float()  # [r, out_features]
-        bias = getattr(base, "bias", None)
-        if bias is not None:
-            applied = applied - bias.float()
-        cross = 2 * (b * applied.T.cpu()).sum(1)
+        applied = self._members[name].product(a.to(norms.device, self._dtype)).float()
+        cross = 2 * (b * applied.T.cpu()).sum(1)  # applied: [r, out_features]
         square = ((b @ (a @ a.T)) * b).sum(1)
         norm = (norms.cpu() + cross + square).clamp_min(math.ulp(0.0)).sqrt()
         scale: Tensor = layer.magnitude.float() / norm

@@ -12,6 +12,7 @@ from finlora.engine.attention import SequenceSpan, build_batch
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
 from finlora.engine.lora import LoRABatch, LoRASlots, Segment
+from finlora.engine.packed_linear import StepRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,15 @@ class BatchLogits:
 class ModelRunner:
     """Owns the model; borrows the KV cache and the adapter slots."""
 
-    def __init__(self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots, rows: StepRows
+    ) -> None:
         attention.register()
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots
+        self._rows = rows
 
     @property
     def vocab_size(self) -> int:
@@ -42,18 +46,13 @@ class ModelRunner:
     def run(self, batch: Batch) -> BatchLogits:
         """One packed forward over prompt chunks and decode tokens together."""
         device = self._model.device
-        token_ids = np.concatenate(
-            [
-                np.array(s.request.tokens(s.start, s.start + s.num_tokens), np.int64)
-                for s in batch.sequences
-            ]
-        )
+        token_ids = np.concatenate([np.array(s.token_ids, np.int64) for s in batch.sequences])
         positions = np.concatenate(
             [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
         )
         rows = _logits_rows(batch)
-        if self._slots is not None:
-            self._slots.batch = _lora_batch(batch)
+        self._slots.batch = _lora_batch(batch)
+        self._rows.num_decodes = sum(s.decodes for s in batch.sequences)
         spans = [
             SequenceSpan(s.running.row, s.start, s.num_tokens, s.decodes) for s in batch.sequences
         ]
@@ -73,7 +72,7 @@ def _logits_rows(batch: Batch) -> list[np.ndarray[tuple[int], np.dtype[np.int64]
     start = 0
     for sequence in batch.sequences:
         stop = start + sequence.num_tokens
-        first = start if sequence.request.needs_prompt_logits else stop - sequence.samples
+        first = start if sequence.needs_prompt_logits else stop - sequence.samples
         rows.append(np.arange(first, stop, dtype=np.int64))
         start = stop
     return rows
@@ -85,7 +84,7 @@ def _split(batch: Batch, logits: Tensor, num_rows: list[int]) -> BatchLogits:
     stop = 0
     for sequence, count in zip(batch.sequences, num_rows, strict=True):
         start, stop = stop, stop + count
-        if sequence.request.needs_prompt_logits:
+        if sequence.needs_prompt_logits:
             prompt.append((sequence, logits[start:stop]))
         if sequence.samples:
             next_rows.append(stop - 1)

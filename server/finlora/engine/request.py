@@ -7,6 +7,7 @@ from enum import StrEnum, auto
 from finlora.adapters.adapter import Adapter
 from finlora.engine.detokenizer import Detokenizer
 from finlora.engine.sampling_params import SamplingParams
+from finlora.engine.structured import END, NodeScores
 from finlora.errors import FinLoRAError
 
 
@@ -47,8 +48,10 @@ class RequestOutput:
 
     `text` never ends inside a UTF-8 sequence and never contains a stop string. `logprobs` has one
     entry per id of `token_ids` when asked for. `prompt_logprobs` comes once, with the first output;
-    its first entry is None. Exactly one output of a request has a `finish_reason`; `error` is set
-    with FinishReason.ERROR only. Times are `time.monotonic()` seconds.
+    its first entry is None. `choice_logprobs` comes with the last output when labels are scored:
+    the log-probability of each label and its end token, not renormalised. Exactly one output of a
+    request has a `finish_reason`; `error` is set with FinishReason.ERROR only. Times are
+    `time.monotonic()` seconds.
     """
 
     request_id: str
@@ -56,6 +59,7 @@ class RequestOutput:
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    choice_logprobs: tuple[float, ...] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None  # the stop string or stop token id
     error: FinLoRAError | None = None
@@ -75,6 +79,7 @@ class Request:
     seed: int
     detokenizer: Detokenizer
     eos_token_ids: frozenset[int] = frozenset()
+    end_token_id: int | None = None  # what ends a label of `params.choice`
     cache_salt: str = ""
     arrival_time: float = field(default_factory=time.monotonic)
     status: RequestStatus = RequestStatus.WAITING
@@ -87,6 +92,7 @@ class Request:
     last_token_time: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+    choice_scores: dict[int, NodeScores] = field(default_factory=dict)  # by node of the tree
     num_emitted_tokens: int = 0  # of the output, given out by earlier RequestOutputs
 
     @property
@@ -108,10 +114,46 @@ class Request:
             self.start_time = time.monotonic()
             self.num_cached_tokens = self.num_computed_tokens
 
+    def append(self, token_id: int, logprob: TokenLogprob | None) -> None:
+        """Add a token to the output."""
+        self.output_token_ids.append(token_id)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+
     @property
     def num_tokens(self) -> int:
+        """Tokens to run: prompt and output so far, then the branches of labels to score."""
+        return self.num_text_tokens + self.num_branches
+
+    @property
+    def num_text_tokens(self) -> int:
         """Prompt and output tokens so far."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_branches(self) -> int:
+        """Tokens of labels to score. They run behind the prompt; no text follows them."""
+        return self.params.num_branches
+
+    def branch_columns(self, start: int, num_tokens: int) -> dict[int, list[int]]:
+        """The branches among the tokens [start, start + num_tokens): node -> its path's columns.
+
+        A branch's keys and values lie behind the text in the request's row, one column per node.
+        """
+        choice, num_text_tokens = self.params.choice, self.num_text_tokens
+        if choice is None or not self.num_branches:
+            return {}
+        before_first = num_text_tokens - 1  # nodes are counted from 1
+        stop = start + num_tokens
+        nodes = range(max(start, num_text_tokens) - before_first, stop - before_first)
+        return {node: [before_first + n for n in choice.path(node)] for node in nodes}
+
+    def allowed_token_ids(self, node: int) -> list[int]:
+        """Tokens that may follow a node of the labels' tree."""
+        assert self.params.choice is not None
+        assert self.end_token_id is not None
+        ends = {END: self.end_token_id}
+        return [ends.get(token_id, token_id) for token_id in self.params.choice.allowed(node)]
 
     @property
     def digest(self) -> str | None:

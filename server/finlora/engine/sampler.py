@@ -40,12 +40,32 @@ class Sampler:
 
     def _sample_row(self, logits: Tensor, request: Request) -> Sampled:
         params = request.params
-        adjusted = _adjust(logits, request)
-        token_id = int(adjusted.argmax()) if params.greedy else _draw(adjusted, request)
+        token_id = self._choose_token(logits, request)
         if params.logprobs is None:
             return Sampled(token_id)
         # As OpenAI reports them: of the model, before temperature and penalties.
         return Sampled(token_id, token_logprobs(logits[None], [token_id], params.logprobs)[0])
+
+    def _choose_token(self, logits: Tensor, request: Request) -> int:
+        output = request.output_token_ids
+        if request.params.choice is None:
+            return choose(logits, None, request, output)
+        allowed = request.allowed_token_ids(request.params.choice.node_after(output))
+        return allowed[choose(logits[allowed], allowed, request, output)]
+
+
+def choose(
+    logits: Tensor, token_ids: Sequence[int] | None, request: Request, output: Sequence[int]
+) -> int:
+    """The index of the logit that is taken behind the output so far.
+
+    The logits are those of `token_ids`, or of the whole vocabulary. Truncation is among them.
+    """
+    params = request.params
+    adjusted = _adjust(logits, _Context.of(request, output, token_ids))
+    if params.greedy:
+        return int(adjusted.argmax())
+    return _draw(adjusted, params, uniform(request.seed, len(output)))
 
 
 def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
@@ -65,39 +85,63 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: int) -> li
 
 def _is_plain(params: SamplingParams) -> bool:
     plain = params.greedy and params.logprobs is None and not params.logit_bias
-    return plain and not params.needs_history
+    return plain and not params.needs_history and params.choice is None
 
 
-def _adjust(logits: Tensor, request: Request) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What penalties and biases depend on; tokens are places among the logits."""
+
+    params: SamplingParams
+    prompt: Sequence[int]
+    output: Sequence[int]
+    biases: dict[int, float]
+
+    @classmethod
+    def of(
+        cls, request: Request, output: Sequence[int], token_ids: Sequence[int] | None
+    ) -> "_Context":
+        params, prompt = request.params, request.prompt_token_ids
+        if token_ids is None or not (params.needs_history or params.logit_bias):
+            return cls(params, prompt, output, params.logit_bias)
+        places = {token_id: place for place, token_id in enumerate(token_ids)}
+        return cls(
+            params,
+            [places[token_id] for token_id in prompt if token_id in places],
+            [places[token_id] for token_id in output if token_id in places],
+            {places[key]: bias for key, bias in params.logit_bias.items() if key in places},
+        )
+
+
+def _adjust(logits: Tensor, context: _Context) -> Tensor:
     """Penalties and biases, as OpenAI (presence, frequency) and CTRL (repetition) define them."""
-    params = request.params
+    params = context.params
     if not (params.needs_history or params.logit_bias):
         return logits
     logits = logits.clone()
     if params.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*request.prompt_token_ids, *request.output_token_ids}))
+        seen = torch.tensor(sorted({*context.prompt, *context.output}), dtype=torch.int64)
         values = logits[seen]
         penalty = params.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if params.presence_penalty or params.frequency_penalty:
-        output = torch.tensor(request.output_token_ids, dtype=torch.int64)
+        output = torch.tensor(context.output, dtype=torch.int64)
         counts = torch.bincount(output, minlength=logits.shape[0]).to(logits.device)
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
-    if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=logits.device)
-        logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+    if context.biases:
+        ids = torch.tensor(list(context.biases), device=logits.device)
+        logits[ids] += torch.tensor(list(context.biases.values()), device=logits.device)
     return logits
 
 
-def _draw(logits: Tensor, request: Request) -> int:
+def _draw(logits: Tensor, params: SamplingParams, share: float) -> int:
     """A token from the tempered, truncated distribution, by inversion of its cumulative sum."""
-    params = request.params
     probabilities = (logits.double() / params.temperature).softmax(-1)
     ids = None
     if params.top_k or params.top_p < 1 or params.min_p:
         probabilities, ids = _truncate(probabilities, params)
     cumulative = probabilities.cumsum(-1)
-    point = uniform(request.seed, len(request.output_token_ids)) * cumulative[-1]
+    point = share * cumulative[-1]
     index = int(torch.searchsorted(cumulative, point, right=True))
     index = min(index, len(cumulative) - 1)
     return index if ids is None else int(ids[index])

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from finlora.engine.structured import ChoiceTree
 from finlora.errors import InvalidSamplingParamsError
 
 MAX_LOGPROBS = 20
@@ -27,6 +28,8 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; 0: of the chosen token; k: and of the k likeliest
     prompt_logprobs: int | None = None  # the same for every prompt token but the first
+    # The answer is one of these labels and the end token. With `logprobs`, every label is scored.
+    choice: ChoiceTree | None = None
     stream: bool = False  # False: one RequestOutput at the end
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class SamplingParams:
                 name, value is None or 0 <= value <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"
             )
         self._check("stop", all(self.stop), "must not contain an empty string")
+        if self.choice is not None:
+            self._check_choice(self.choice)
 
     @property
     def greedy(self) -> bool:
@@ -61,6 +66,29 @@ class SamplingParams:
             self.presence_penalty == 0
             and self.frequency_penalty == 0
             and math.isclose(self.repetition_penalty, 1.0)
+        )
+
+    @property
+    def scores_choice(self) -> bool:
+        """Whether the probabilities of all labels are wanted."""
+        return self.choice is not None and self.logprobs is not None
+
+    @property
+    def num_branches(self) -> int:
+        """Tokens of labels to score."""
+        if self.choice is None or self.logprobs is None:
+            return 0
+        return self.choice.num_branches
+
+    def _check_choice(self, choice: ChoiceTree) -> None:
+        # An answer is a whole label: nothing else may end it.
+        for param in ("stop", "stop_token_ids", "ignore_eos"):
+            self._check(param, not getattr(self, param), "cannot be used with choice")
+        need = choice.max_tokens
+        self._check(
+            "max_tokens",
+            self.max_tokens >= need,
+            f"must be at least {need}, the tokens of the longest label and the end token",
         )
 
     def _check(self, param: str, holds: bool, what: str) -> None:

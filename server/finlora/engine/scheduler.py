@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from finlora.adapters.adapter import Adapter
-from finlora.engine.batch import NO_SLOT, Batch, BatchBuilder, Running, num_missing_tokens
+from finlora.engine.batch import (
+    NO_SLOT,
+    Batch,
+    BatchBuilder,
+    Branch,
+    Running,
+    num_missing_tokens,
+)
+from finlora.engine.kv_cache import NUM_BRANCH_ROWS
 from finlora.engine.memory import KVMemory
 from finlora.engine.prefix_cache import Owner
 from finlora.engine.request import Request, RequestStatus
@@ -66,7 +74,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Choose the next step's sequences and give each its pages; may preempt, may be empty."""
         self._want_adapters()
-        step = BatchBuilder(self._max_num_batched_tokens, self._max_logits_rows)
+        self._memory.kv_cache.close_branches()
+        step = self._new_step()
         preempted = self._continue_running(step)
         if not preempted:  # memory is short: nobody new
             self._admit_waiting(step)
@@ -111,6 +120,9 @@ class Scheduler:
         """Raise RuntimeError when a request is left anywhere."""
         if self.waiting or self.running or self._overtaken:
             raise RuntimeError("scheduler: requests are left")
+
+    def _new_step(self) -> BatchBuilder:
+        return BatchBuilder(self._max_num_batched_tokens, self._max_logits_rows, NUM_BRANCH_ROWS)
 
     def _want_adapters(self) -> None:
         limit = 2 * self._adapters.max_loras
@@ -188,9 +200,10 @@ class Scheduler:
         if self.running and num_pages > self._memory.num_available_pages:
             return False
         tokens = request.tokens(0, request.num_tokens)
-        num_missing = len(tokens) - self._memory.num_cached(_owner(request), tokens)
+        num_missing = request.num_tokens - self._memory.num_cached(_owner(request), tokens)
         may_cut = num_missing > self._max_uncut_tokens or request.needs_prompt_logits
-        return may_cut or step.holds(request, num_missing)
+        fits = may_cut or step.holds(request, num_missing)
+        return fits or not self._new_step().holds(request, num_missing)  # a larger one never comes
 
     def _acquire(self, request: Request, slots_drain: bool) -> int | None:
         """The slot to run in, pinned; None when there is none yet."""
@@ -221,8 +234,15 @@ class Scheduler:
         self.running.append(Running(request, row, slot))
 
     def _choose(self, step: BatchBuilder, running: Running, num_tokens: int) -> None:
-        self._memory.extend(running.row, num_tokens)
-        step.take(running, num_tokens)
+        request, row = running.request, running.row
+        self._memory.extend(row, num_tokens)
+        columns = request.branch_columns(request.num_computed_tokens, num_tokens)
+        step.take(running, num_tokens, [self._branch(running, *item) for item in columns.items()])
+
+    def _branch(self, running: Running, node: int, columns: list[int]) -> Branch:
+        num_text_tokens = running.request.num_text_tokens
+        row = self._memory.kv_cache.branch(running.row, num_text_tokens, columns)
+        return Branch(node, row, num_text_tokens + len(columns) - 1)
 
 
 def _owner(request: Request) -> Owner | None:

@@ -39,6 +39,19 @@ class LabelScorer:
         size = len(targets)
         return [_normalised(sums[i : i + size]) for i in range(0, len(sums), size)]
 
+    def target_logprobs(
+        self,
+        contexts: Sequence[list[int]],
+        targets: Sequence[list[int]],
+        adapter: Adapter | None,
+    ) -> list[float]:
+        """Log-probability of each context's own target. Raises as `probabilities` does."""
+        return self._logprobs(
+            [context + target for context, target in zip(contexts, targets, strict=True)],
+            [len(target) for target in targets],
+            adapter,
+        )
+
     def _logprobs(
         self, sequences: list[list[int]], lengths: list[int], adapter: Adapter | None
     ) -> list[float]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from finlora.errors import ConfigError
 from finlora.prompts import TextEncoder, encode_prompt
-from finlora.training.rows import Row
+from finlora.training.rows import Message, Row
 
 POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
 MIN_SHARED_TOKENS = 4
@@ -24,6 +26,7 @@ class Example:
 
     context: list[int]
     target: list[int]
+    weight: float = 1.0  # of its target tokens in the loss
 
     @property
     def num_tokens(self) -> int:
@@ -40,6 +43,7 @@ class Batch:
     positions: Tensor  # [N]: indices into [B * L] whose next token is a target
     targets: Tensor  # [N]
     rows: Tensor  # [N]: the row of each target
+    weights: Tensor  # [N]: of each target in the loss
     num_tokens: int  # of the rows as a user counts them: shared tokens once a row, no padding
 
 
@@ -53,12 +57,49 @@ class ExampleEncoder:
 
     def encode(self, row: Row) -> Example:
         """One example of a row."""
-        target = [*self._targets.encode_target(row.target), self._eos]
+        target = self.encode_target(row.target)
+        if row.messages:
+            return Example(self._encode_chat(row.messages), target)
         return Example(encode_prompt(self._tokenizer, row.context), target)
+
+    def encode_target(self, text: str) -> list[int]:
+        """An answer with its end."""
+        return [*self._targets.encode_target(text), self._eos]
 
     def encode_stripped(self, row: Row) -> Example:
         """The same for a client that strips the prompt's trailing space."""
-        return self.encode(Row(row.context.rstrip(), row.target))
+        return self.encode(Row(row.context.rstrip(), row.target, row.messages))
+
+    def _encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+        """The prompt that the base's own chat template makes. Raises ConfigError."""
+        if self._tokenizer.chat_template is None:
+            raise ConfigError("the rows are chats, but the base has no chat template")
+        for message in messages:
+            self._refuse_control_tokens(message.content)
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ConfigError(f"the base's chat template refuses a chat: {error}") from error
+        # The template writes the beginning-of-sequence token itself.
+        return self._tokenizer.backend_tokenizer.encode(str(text), add_special_tokens=False).ids
+
+    def _refuse_control_tokens(self, content: str) -> None:
+        """In the rendered text they could not be told from the template's own."""
+        for token in self._tokenizer.all_special_tokens:
+            if token in content:
+                raise ConfigError(f"a chat message holds the control token {token!r}")
+
+
+def in_random_order(
+    examples: Sequence[Example], batch_size: int, generator: random.Random
+) -> list[list[Example]]:
+    """Batches of every example once."""
+    order = list(examples)
+    generator.shuffle(order)
+    return list(in_chunks(order, batch_size))
 
 
 def length_grouped(
@@ -85,20 +126,28 @@ def in_chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
     return (list(items[i : i + size]) for i in range(0, len(items), size))
 
 
-def collate(examples: Sequence[Example], device: torch.device, *, pad_token_id: int = 0) -> Batch:
+def collate(
+    examples: Sequence[Example],
+    device: torch.device,
+    *,
+    pad_token_id: int = 0,
+    share_prefix: bool = True,
+) -> Batch:
     """Put examples side by side."""
-    shared = _num_shared([example.context for example in examples])
+    shared = _num_shared([example.context for example in examples]) if share_prefix else 0
     # The last token of a target is predicted, never read.
     inputs = [(example.context + example.target)[shared:-1] for example in examples]
     length = max(map(len, inputs))
     positions: list[int] = []
     targets: list[int] = []
     rows: list[int] = []
+    weights: list[float] = []
     for row, example in enumerate(examples):
         first = row * length + len(example.context) - shared - 1
         positions += range(first, first + len(example.target))
         targets += example.target
         rows += [row] * len(example.target)
+        weights += [example.weight] * len(example.target)
     padded = [ids + [pad_token_id] * (length - len(ids)) for ids in inputs]
     return Batch(
         prefix=_tensor(examples[0].context[:shared], device),
@@ -106,6 +155,7 @@ def collate(examples: Sequence[Example], device: torch.device, *, pad_token_id: 
         positions=_tensor(positions, device),
         targets=_tensor(targets, device),
         rows=_tensor(rows, device),
+        weights=torch.tensor(weights, device=device),
         num_tokens=sum(example.num_tokens for example in examples),
     )
 

@@ -11,6 +11,7 @@ ROWS = {
     "adapter_on_compared_rows": "the same, on the rows compared below",
     "adapter_without_trailing_space": "the same, the prompt's trailing space stripped",
     "bare_base": "the bare base",
+    "version_in_service": "the version it is to follow, on all rows",
 }
 
 
@@ -23,7 +24,7 @@ def model_card(name: str, config: TrainingConfig, manifest: Manifest, command: s
         _base(config, manifest),
         _prompt(config),
         _scores(manifest.scores),
-        _data(config, manifest),
+        _data(manifest),
         f"## How it was made\n\n    {command}",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -71,11 +72,7 @@ def _scores(scores: dict[str, Any] | None) -> str:
         f"| {label} | {s['num_rows']} | {s['precision']:.3f} | {s['recall']:.3f} | {s['f1']:.3f} |"
         for label, s in scores["adapter"]["per_label"].items()
     ]
-    engine = scores["serving_engine"]
-    how = (
-        f"On validation rows, never trained on; {scores['how']}. The serving engine gave the same "
-        f"label on {engine['num_same_label']} of {engine['num_rows']} rows."
-    )
+    how = f"On validation rows, never trained on; {scores['how']}."
     return "\n".join(["## Scores", "", how, "", *table, "", *labels])
 
 
@@ -84,8 +81,12 @@ def _line(title: str, scores: dict[str, Any]) -> str:
     return f"| {title} | {scores['num_rows']} | {figures} |"
 
 
-def _data(config: TrainingConfig, manifest: Manifest) -> str:
-    sources = [_source(source.name, source.licence, source.url) for source in config.sources]
+def _data(manifest: Manifest) -> str:
+    sources = [
+        _source(entry["name"], entry["licence"], entry["url"])
+        for entry in manifest.data or ()
+        if "licence" in entry
+    ]
     facts = manifest.training or {}
     rows = f"{facts.get('num_train_rows')} rows trained on, {facts.get('num_valid_rows')} held out."
     return "\n".join(["## Data", "", *_bullets(sources), rows])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from finlora.adapters.files import move_folder, write_file
 from finlora.errors import ConfigError
-from finlora.training.trainer import Step
+from finlora.training.evaluation import Evaluation
+from finlora.training.trainer import Step, TrainingHistory
 
 TENSORS_FILE = "state.safetensors"
 FACTS_FILE = "checkpoint.json"  # names the other file's hash, so it is written last
@@ -25,7 +26,7 @@ NUM_KEPT = 2  # the newest, and one in case it does not verify
 class Checkpoint:
     """Everything a run needs to go on as if it had never stopped."""
 
-    steps: list[Step]
+    history: TrainingHistory
     tensors: dict[str, Tensor]
 
 
@@ -38,7 +39,7 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one; a kill at any moment leaves the ones before. Raises OSError (disk full)."""
-        number = len(checkpoint.steps)
+        number = len(checkpoint.history.steps)
         aside = self.folder / f".{PREFIX}{number}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -46,7 +47,7 @@ class Checkpoints:
         facts = {
             "run": self._run_hash,
             "sha256": hashlib.sha256(tensors).hexdigest(),
-            "steps": [asdict(step) for step in checkpoint.steps],
+            **asdict(checkpoint.history),
         }
         write_file(aside / TENSORS_FILE, tensors)
         write_file(aside / FACTS_FILE, json.dumps(facts).encode())
@@ -81,7 +82,11 @@ class Checkpoints:
         content = (folder / TENSORS_FILE).read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["sha256"]:
             raise ValueError("its tensors do not match their hash")
-        return Checkpoint([Step(**step) for step in facts["steps"]], load(content))
+        history = TrainingHistory(
+            [Step(**step) for step in facts["steps"]],
+            [Evaluation(**found) for found in facts["evaluations"]],
+        )
+        return Checkpoint(history, load(content))
 
     def _folders(self) -> list[Path]:
         """Complete ones, the newest first."""

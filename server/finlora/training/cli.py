@@ -8,12 +8,20 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finlora.adapters.shipped import open_registry
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import cache_folder, load_settings
 from finlora.errors import ConfigError, FinLoRAError
-from finlora.training.config import SHIPPED_CONFIGS, TrainingConfig, load_config, read_configs
+from finlora.training.config import TrainingConfig
+from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
+from finlora.training.trackers import TRACKERS
+
+if TYPE_CHECKING:
+    from finlora.training.progress import Progress
+    from finlora.training.result import Result
+    from finlora.training.run import Order
 
 
 def main(argv: list[str]) -> int:
@@ -45,18 +53,35 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
     add("--list", action="store_true", help="show the configurations")
-    add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON file of configurations")
+    add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON or YAML file of configurations")
     add("--base-model", help="embedded base, local folder or hub id")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     add("--seed", type=int, help="start of everything random")
     add("--device", default="auto", help="cpu, cuda or auto")
     add("--registry", type=Path, help="folder of the adapter registry")
     add("--output", type=Path, help="also write the adapter into this folder")
+    add("--min-accuracy", type=_share, help="serve it only from this accuracy on (0 to 1)")
+    add(
+        "--when-unsure",
+        choices=("keep", "promote"),
+        default="keep",
+        help="the version in service when too few rows can tell which is better (default: keep)",
+    )
     add("--no-register", action="store_true", help="leave the registry alone (needs --output)")
     add("--resume", action="store_true", help="go on from the last checkpoint that is sound")
     add("--checkpoints", type=Path, help="where they are kept (default: in the cache folder)")
+    add("--log", type=Path, help="JSON lines of the run (default: in the cache folder)")
+    add("--report-to", action="append", default=[], choices=TRACKERS, help="also report there")
+    add("--plain", action="store_true", help="lines instead of the live display")
     add("--dry-run", action="store_true", help="show what would be done")
     return parser
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return share
 
 
 def _list(file: Path) -> int:
@@ -95,45 +120,87 @@ def _command(args: argparse.Namespace) -> str:
 
 def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     # Imported here: they bring torch, which --help, --list and a mistyped name do not need.
-    from finlora.training.progress import Progress
-    from finlora.training.run import Order, RunStoppedError, describe, run
+    from finlora.training.description import describe
+    from finlora.training.run import RunStoppedError, run
 
     if args.no_register and args.output is None and not args.dry_run:
         raise ConfigError("--no-register without --output would train for nothing")
-    folder = Path() if args.config == SHIPPED_CONFIGS else args.config.parent
-    order = Order(
+    order = _order(args, config)
+    if args.dry_run:
+        sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
+        return 0
+    progress = _progress(args, config)
+    try:
+        _keep(order, run(order, progress), progress)
+    except RunStoppedError as stopped:
+        progress.phase(str(stopped))
+        return 0
+    finally:
+        progress.close()
+    shutil.rmtree(order.checkpoints, ignore_errors=True)
+    return 0
+
+
+def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
+    from finlora.training.gate import GateRules
+    from finlora.training.run import Order
+
+    return Order(
         name=args.name,
         config=config,
-        folder=folder,
+        folder=Path() if args.config == SHIPPED_CONFIGS else args.config.parent,
         device=args.device,
         registry=open_registry(load_settings(registry=args.registry)),
         command=_command(args),
         checkpoints=args.checkpoints or cache_folder() / "training" / args.name,
         output=args.output,
+        registered=not args.no_register,
         resume=args.resume,
+        rules=GateRules(args.min_accuracy, args.when_unsure),
         stopped=_stop_signal().is_set,
     )
-    if args.dry_run:
-        sys.stdout.write(json.dumps(describe(order), indent=1, default=str) + "\n")
-        return 0
-    progress = Progress()
-    try:
-        result = run(order, progress)
-    except RunStoppedError as stopped:
-        progress.phase(str(stopped))
-        return 0
-    if args.output is not None:
-        progress.phase(f"written to {args.output}")
-    if not args.no_register:
-        adapter = result.register(order)
-        progress.phase(f"registered {adapter.reference} in {order.registry.folder}")
-    shutil.rmtree(order.checkpoints, ignore_errors=True)
-    return 0
+
+
+def _progress(args: argparse.Namespace, config: TrainingConfig) -> "Progress":
+    from finlora.training.display import choose_view
+    from finlora.training.event_log import EventLog
+    from finlora.training.progress import Progress
+    from finlora.training.trackers import open_tracker
+
+    file = args.log or cache_folder() / "training" / f"{args.name}.jsonl"
+    trackers = [
+        open_tracker(kind, args.name, config.model_dump(), file.parent) for kind in args.report_to
+    ]
+    return Progress(choose_view(plain=args.plain), EventLog(file, resume=args.resume), trackers)
+
+
+def _keep(order: "Order", result: "Result", progress: "Progress") -> None:
+    """Into the registry, and served from now on if the gate lets it."""
+    if order.output is not None:
+        progress.phase(f"written to {order.output}")
+    if not order.registered:
+        return
+    adapter = result.register(order.registry, order.name, order.config.variant)
+    verdict = result.verdict
+    progress.phase(f"registered {adapter.reference} in {order.registry.folder}")
+    if verdict.promoted:
+        progress.phase(f"promoted: {verdict.reason}")
+    else:
+        progress.phase(f"not promoted: {verdict.reason}")
+        command = f"finlora adapters rollback {order.name} --to {adapter.digest[:12]}"
+        progress.phase(f"to serve it all the same: {command}")
 
 
 def _stop_signal() -> threading.Event:
-    """Set by SIGTERM: the run saves its state and ends as it should."""
+    """Set by SIGTERM and Ctrl-C: the run saves its state and ends as it should."""
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        signal.signal(signal.SIGINT, lambda *_: _interrupt(stop))
     return stop
+
+
+def _interrupt(stop: threading.Event) -> None:
+    """Ctrl-C once: as SIGTERM; twice: at once."""
+    stop.set()
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,30 +1,36 @@
-"""What one training run does: FinLoRA's keys and ours, from a JSON file of named configurations."""
+"""What one training run does: FinLoRA's keys and ours, their defaults and bounds."""
 
-import difflib
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
-    ValidationError,
+    model_validator,
 )
 
 from finlora.config import DEFAULT_BASE, Quantization
-from finlora.errors import ConfigError
 from finlora.prompts import PromptTemplate
 
-SHIPPED_CONFIGS = Path(__file__).parent / "finetune_configs.json"
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
+
+
+Init = Literal["default", "gaussian", "orthogonal", "eva"]
+Optimizer = Literal["paged_adamw_8bit", "adamw_8bit", "adamw"]
+Metric = Literal["loss", "accuracy", "macro_f1"]
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _as_texts(value: Any) -> Any:
+    """Column values as a table writes them: 0 and "0" are the same."""
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class DataSource(BaseModel):
@@ -56,14 +62,42 @@ class TrainingConfig(BaseModel):
 
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_target_modules: list[str] | Literal["all-linear"] = ALL_LINEAR
-    init_lora_weights: Literal["default", "gaussian"] = "default"
+    init_lora_weights: Annotated[
+        Init, BeforeValidator(lambda value: "default" if value is True else value)
+    ] = "default"
     max_seq_len: PositiveInt = 1024
     warmup: Annotated[float, Field(ge=0, lt=1, description="share of all steps")] = 0.05
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    optimizer: Annotated[Optimizer, Field(description="8-bit and paged state are for CUDA")] = (
+        "paged_adamw_8bit"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     initial_adapter: Annotated[
         str | None, Field(description="registered adapter of the same kind to start from")
+    ] = None
+    base_revision: Annotated[
+        str | None, Field(description="branch, tag or commit of a hub base")
+    ] = None
+    group_by_length: bool = True
+    gradient_checkpointing: Annotated[
+        bool | Literal["auto"], Field(description="auto: where memory would not do")
+    ] = "auto"
+    class_weights: Annotated[
+        Literal["none", "balanced"] | dict[str, PositiveFloat],
+        Field(description="of rows by their label"),
+    ] = "none"
+    balanced_sampling: Annotated[bool, Field(description="every label as often in an epoch")] = (
+        False
+    )
+    eval_steps: Annotated[
+        NonNegativeInt | None,
+        Field(description="steps between evaluations; none: epochs' ends; 0: never"),
+    ] = None
+    eval_rows: Annotated[PositiveInt, Field(description="validation rows of an evaluation")] = 300
+    eval_metric: Metric = "loss"
+    early_stopping: Annotated[
+        PositiveInt | None, Field(description="evaluations without a better one before the end")
     ] = None
     checkpoint_steps: PositiveInt = 50
     seed: Annotated[int, Field(ge=0)] = 0
@@ -73,12 +107,34 @@ class TrainingConfig(BaseModel):
     strip_probability: Annotated[
         float, Field(ge=0, le=1, description="rows without the prompt's trailing space")
     ] = 0.25
+    text_column: str | None = None
+    label_column: str | None = None
+    label_values: Annotated[
+        dict[str, str],
+        BeforeValidator(_as_texts),
+        Field(description="value in the label column -> answer"),
+    ] = {}
     label_names: list[str] | None = None
     prompt_template: str | None = None
     task: str | None = None
     description: str | None = None
     licence: str | None = None
     sources: list[DataSource] = []
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
+            raise ValueError("lora_r must be even for init_lora_weights=orthogonal")
+        if self.early_stopping is not None and self.eval_steps == 0:
+            raise ValueError("early_stopping needs evaluations: eval_steps must not be 0")
+        if self.initial_adapter is not None and self.init_lora_weights != "default":
+            raise ValueError("initial_adapter and init_lora_weights both say where to start")
+        return self
+
+    @property
+    def base_reference(self) -> str:
+        """The base with its revision, as `load_base` takes it."""
+        return self.base_model + (f"@{self.base_revision}" if self.base_revision else "")
 
     @property
     def quantization(self) -> Quantization:
@@ -98,62 +154,3 @@ class TrainingConfig(BaseModel):
     def template(self) -> PromptTemplate | None:
         """The prompt the rows were written with, when the configuration says it."""
         return None if self.prompt_template is None else PromptTemplate(self.prompt_template)
-
-
-def load_config(name: str, file: Path, overrides: Mapping[str, str]) -> TrainingConfig:
-    """The configuration of that name with `key=value` settings on top.
-
-    Values of settings are JSON where they can be, else text. Raises ConfigError.
-    """
-    configs = read_configs(file)
-    if name not in configs:
-        raise ConfigError(f"{file} has no configuration {name!r}{_nearest(name, configs)}")
-    fields = {**configs[name], **{key: _value(text) for key, text in overrides.items()}}
-    return _parse(name, fields)
-
-
-def read_configs(file: Path) -> dict[str, dict[str, Any]]:
-    """Every configuration of a file, as written. Raises ConfigError."""
-    try:
-        configs = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from error
-    if not isinstance(configs, dict) or not all(isinstance(c, dict) for c in configs.values()):
-        raise ConfigError(f"{file} must be an object of named configurations")
-    return configs
-
-
-def dataset_files(paths: Iterable[str], folder: Path) -> list[Path]:
-    """Data files; relative paths count from the configuration's folder. Raises ConfigError."""
-    files = [folder / Path(path).expanduser() for path in paths]
-    for file in files:
-        if not file.is_file():
-            raise ConfigError(f"there is no data file {file}")
-    return files
-
-
-def _parse(name: str, fields: Mapping[str, Any]) -> TrainingConfig:
-    for key in fields:
-        if key not in TrainingConfig.model_fields:
-            raise ConfigError(
-                f"{name}: unknown key {key!r}{_nearest(key, TrainingConfig.model_fields)}"
-            )
-    try:
-        return TrainingConfig.model_validate(fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{name}: " + "; ".join(lines)) from error
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

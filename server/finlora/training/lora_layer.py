@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from finlora.bases.dequantization import served_weight
 from finlora.bases.spec import BaseSpec, LinearShape
+from finlora.training.config import Init
+from finlora.training.initialization import initial_matrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class LoRASettings:
     use_rslora: bool = False
     use_dora: bool = False
     dropout: float = 0.0
-    init: Literal["default", "gaussian"] = "default"
+    init: Init = "default"
 
     @property
     def scaling(self) -> float:
@@ -47,8 +49,11 @@ class TrainableLoRA(nn.Module):
         self.base = base
         self.settings = settings
         device = next(base.parameters()).device
-        self.a = nn.Parameter(_initial_a(settings, shape.in_features, generator).to(device))
-        self.b = nn.Parameter(torch.zeros(shape.out_features, settings.rank, device=device))
+        a, b = initial_matrices(
+            settings.init, settings.rank, shape.in_features, shape.out_features, generator
+        )
+        self.a = nn.Parameter(a.to(device))
+        self.b = nn.Parameter(b.to(device))
         self.magnitude = None
         if settings.use_dora:
             self._squares = _plain_weight(base).square().sum(1)
@@ -110,13 +115,6 @@ def attach(
         layers[name] = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
         setattr(owner, attribute, layers[name])
     return layers
-
-
-def _initial_a(settings: LoRASettings, in_features: int, generator: torch.Generator) -> Tensor:
-    a = torch.empty(settings.rank, in_features)
-    if settings.init == "gaussian":
-        return a.normal_(0, 1 / settings.rank, generator=generator)
-    return nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
 
 
 def _plain_weight(layer: Any) -> Tensor:

@@ -33,7 +33,7 @@ def build_manifest(
         prompt_template=config.prompt_template,
         eos_token_ids=eos,
         training=_facts(config, dataset, workshop, history),
-        data=[source.model_dump() for source in config.sources] + dataset.sources(),
+        data=[source.model_dump() for source in dataset.origins] + dataset.sources(),
         licence=config.licence,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -52,17 +52,20 @@ def _trained_on(base: LoadedBase) -> TrainingQuantization:
 def _facts(
     config: TrainingConfig, dataset: Dataset, workshop: Workshop, history: TrainingHistory
 ) -> dict[str, Any]:
+    best = history.best(config.eval_metric)
     # Paths are the trainer's own business; the data's hashes stand under `data`.
     settings = config.model_dump(exclude={"dataset_path", "val_dataset_path", "sources"})
     return {
         "config": settings,
         "initial_adapter": workshop.initial_adapter,
         "num_train_rows": len(workshop.examples.whole),
-        "num_valid_rows": len(dataset.split.valid),
+        "num_valid_rows": len(workshop.valid.whole),
         "num_duplicates_dropped": dataset.split.num_duplicates,
-        "num_rows_too_long": workshop.examples.num_too_long,
+        "num_rows_too_long": workshop.examples.num_too_long + workshop.valid.num_too_long,
         "num_trainable_parameters": workshop.num_trainable,
         "num_steps": len(history.steps),
+        "kept_step": None if best is None else best.step,
+        "gradient_checkpointing": workshop.checkpointing,
         "num_tokens": history.num_tokens,
         "tokens_per_second": round(history.tokens_per_second, 1),
         "torch": torch.__version__,

@@ -1,13 +1,10 @@
 """The optimizer of a device, and the learning rate of a step."""
 
-import logging
 import math
 
 import torch
 
 from finlora.training.config import TrainingConfig
-
-logger = logging.getLogger(__name__)
 
 
 def rate_factor(config: TrainingConfig, step: int, num_steps: int) -> float:
@@ -24,15 +21,21 @@ def rate_factor(config: TrainingConfig, step: int, num_steps: int) -> float:
 def make_optimizer(
     parameters: list[torch.nn.Parameter], config: TrainingConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW; on CUDA with 8-bit state in paged memory, which on a CPU would gain nothing."""
-    if device.type == "cuda":
-        from bitsandbytes.optim.adamw import PagedAdamW8bit
+    """AdamW; on CUDA its state may have 8 bits and be paged, which on a CPU would gain nothing."""
+    rate, decay = config.learning_rate, config.weight_decay
+    if device.type != "cuda" or config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-        optimizer: torch.optim.Optimizer = PagedAdamW8bit(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        return optimizer
-    logger.info("plain AdamW: paged 8-bit optimizer state is for CUDA")
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    paged = config.optimizer == "paged_adamw_8bit"
+    optimizer: torch.optim.Optimizer = (PagedAdamW8bit if paged else AdamW8bit)(
+        parameters, lr=rate, weight_decay=decay
     )
+    return optimizer
+
+
+def optimizer_note(config: TrainingConfig, device: torch.device) -> str | None:
+    """What the user should know when the optimizer is another than the configured one."""
+    if device.type == "cuda" or config.optimizer == "adamw":
+        return None
+    return f"plain AdamW instead of {config.optimizer}: paged and 8-bit state are for CUDA"

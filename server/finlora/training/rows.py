@@ -1,15 +1,11 @@
-"""Training rows: read from JSON lines, checked, without duplicates, split by a hash of the text."""
+"""Training rows: without duplicates, split by a hash of the text, counted by label."""
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finlora.errors import ConfigError
 
@@ -17,11 +13,12 @@ FINLORA_INPUT = re.compile(r"Input: (?P<text>.*)\nAnswer:\s*\Z", re.DOTALL)
 MAX_LABELS = 32
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
 
-    context: str = Field(min_length=1)
-    target: str = Field(min_length=1)
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,7 @@ class Row:
 
     context: str
     target: str
+    messages: tuple[Message, ...] = ()  # of a chat: what the base's template makes the prompt of
 
     @property
     def text(self) -> str:
@@ -46,22 +44,20 @@ class Split:
     train: list[Row]
     valid: list[Row]
     num_duplicates: int
+    num_contradictions: int = 0  # texts that stood there with several answers; the first counts
 
-
-def read_rows(files: Iterable[Path]) -> list[Row]:
-    """Rows of JSON-lines files. Raises ConfigError naming file and line of the first bad row."""
-    rows = [row for file in files for row in _read_file(file)]
-    if not rows:
-        raise ConfigError("the data has no rows")
-    return rows
+    def label_counts(self, labels: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Rows to train on and to validate with, of each label."""
+        train, valid = (Counter(row.target for row in side) for side in (self.train, self.valid))
+        return {label: (train[label], valid[label]) for label in labels}
 
 
 def split_rows(rows: list[Row], valid_fraction: float) -> Split:
     """Split by text alone, so that a text stays on its side when rows are added or reordered."""
     unique = _unique(rows)
-    held_out = [row for row in unique if _position(row) < valid_fraction]
-    train = [row for row in unique if _position(row) >= valid_fraction]
-    return Split(train, held_out, len(rows) - len(unique))
+    held_out = [row for row in unique if position(row) < valid_fraction]
+    train = [row for row in unique if position(row) >= valid_fraction]
+    return Split(train, held_out, len(rows) - len(unique), _num_contradictions(rows))
 
 
 def split_given(train: list[Row], valid: list[Row]) -> Split:
@@ -69,12 +65,18 @@ def split_given(train: list[Row], valid: list[Row]) -> Split:
     valid_rows = _unique(valid)
     held_out = {row.text for row in valid_rows}
     kept = [row for row in _unique(train) if row.text not in held_out]
-    return Split(kept, valid_rows, len(train) + len(valid) - len(kept) - len(valid_rows))
+    num_duplicates = len(train) + len(valid) - len(kept) - len(valid_rows)
+    return Split(kept, valid_rows, num_duplicates, _num_contradictions([*train, *valid]))
+
+
+def position(row: Row) -> float:
+    """A number in [0, 1) that the text alone decides."""
+    return int(hashlib.sha256(row.text.encode()).hexdigest()[:13], 16) / 16**13
 
 
 def first_rows(rows: list[Row], max_rows: int) -> list[Row]:
     """A sample that depends on the texts alone, not on their order."""
-    return sorted(rows, key=_position, reverse=True)[:max_rows]
+    return sorted(rows, key=position, reverse=True)[:max_rows]
 
 
 def find_labels(rows: list[Row], names: Iterable[str] | None) -> list[str]:
@@ -96,45 +98,13 @@ def find_labels(rows: list[Row], names: Iterable[str] | None) -> list[str]:
     return labels
 
 
-def file_hash(file: Path) -> str:
-    """SHA-256 of a data file, for the manifest."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _read_file(file: Path) -> Iterator[Row]:
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _parse(line, f"{file}:{number}")
-
-
-def _parse(line: str, where: str) -> Row:
-    try:
-        parsed = _Line.model_validate(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {_reason(error)}") from error
-    if not parsed.target.strip():
-        raise ConfigError(f"{where}: the target is empty")
-    return Row(parsed.context, parsed.target)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
-    return f"not a JSON object ({error})"
-
-
 def _unique(rows: list[Row]) -> list[Row]:
     """The first row of each text."""
     return list({row.text: row for row in reversed(rows)}.values())[::-1]
 
 
-def _position(row: Row) -> float:
-    """A number in [0, 1) that the text alone decides."""
-    return int(hashlib.sha256(row.text.encode()).hexdigest()[:13], 16) / 16**13
+def _num_contradictions(rows: list[Row]) -> int:
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row.text, set()).add(row.target)
+    return sum(len(found) > 1 for found in answers.values())

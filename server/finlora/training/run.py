@@ -1,25 +1,28 @@
-"""One training run, from configuration to a checked result; registering it is a separate act."""
+"""One training run, from configuration to a judged result; registering it is a separate act."""
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finlora.adapters.adapter import MANIFEST_FILE, Adapter, Manifest
+from finlora.adapters.adapter import Manifest
 from finlora.adapters.registry import AdapterRegistry
-from finlora.errors import FinLoRAError
+from finlora.errors import BaseModelError, ConfigError, FinLoRAError
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
-from finlora.training.card import model_card
 from finlora.training.checkpoint import Checkpoint, Checkpoints
 from finlora.training.config import TrainingConfig
+from finlora.training.evaluation import Evaluation, ValidationRows
+from finlora.training.gate import GateRules, InService, Verdict, decide, in_service
 from finlora.training.manifest import build_manifest
+from finlora.training.optimization import optimizer_note
 from finlora.training.preparation import Dataset, load_dataset
 from finlora.training.progress import Progress
+from finlora.training.result import Result, extra_files
 from finlora.training.trainer import Step, Trainer, TrainingHistory
-from finlora.training.validation import validate
+from finlora.training.validation import Judgement, ValidationSet, validate
 from finlora.training.workshop import Workshop, prepare
 
 
@@ -35,7 +38,9 @@ class Order:
     command: str  # for the model card
     checkpoints: Path  # folder of this name's checkpoints
     output: Path | None = None  # where the adapter is kept besides the registry
+    registered: bool = True
     resume: bool = False
+    rules: GateRules = field(default_factory=GateRules)
     stopped: Callable[[], bool] = lambda: False  # whether to save and end after this step
 
 
@@ -44,85 +49,94 @@ class RunStoppedError(FinLoRAError):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a run made, complete and checked, not yet registered."""
+class _Learned:
+    """What training left; the model it was trained on is gone by then."""
 
     files: AdapterFiles
     manifest: Manifest
-    extra_files: dict[str, bytes]
-
-    def save(self, folder: Path) -> None:
-        """Write a PEFT folder with everything that is known."""
-        self.files.save(folder)
-        for name, content in self.extra_files.items():
-            (folder / name).write_bytes(content)
-        (folder / MANIFEST_FILE).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
-
-    def register(self, order: Order) -> Adapter:
-        """Hand it to the registry."""
-        return order.registry.register(
-            order.name,
-            order.config.variant,
-            self.files.config,
-            self.files.weights,
-            self.manifest,
-            self.extra_files,
-        )
+    history: TrainingHistory
+    before: InService
+    valid: ValidationSet
 
 
 def run(order: Order, progress: Progress) -> Result:
-    """Train and validate; nothing is registered yet. Raises FinLoRAError, also RunStoppedError."""
-    config = order.config
+    """Train and judge; nothing is registered yet. Raises FinLoRAError, also RunStoppedError."""
     keep_freed_memory()
-    dataset = load_dataset(config, order.folder)
-    progress.dataset(dataset)
-    progress.phase(f"loading {config.base_model} in {config.quantization}")
-    workshop = prepare(config, dataset.split.train, order.registry, device=order.device)
-    progress.workshop(workshop)
-    history = _train(order, dataset, workshop, progress)
-    progress.trained(history)
-    return _finish(order, dataset, workshop, history, progress)
-
-
-def describe(order: Order) -> dict[str, Any]:
-    """What `run` would do, without doing it. Raises FinLoRAError."""
     dataset = load_dataset(order.config, order.folder)
-    workshop = prepare(order.config, dataset.split.train, order.registry, device=order.device)
-    first = workshop.examples.whole[0]
-    lengths = sorted(example.num_tokens for example in workshop.examples.whole)
-    return {
-        "config": order.config.model_dump(),
-        "variant": order.config.variant,
-        "labels": dataset.labels,
-        "num_train_rows": len(lengths),
-        "num_valid_rows": len(dataset.split.valid),
-        "num_duplicates_dropped": dataset.split.num_duplicates,
-        "num_rows_too_long": workshop.examples.num_too_long,
-        "num_trainable_parameters": workshop.num_trainable,
-        "tokens_per_row": {
-            "median": lengths[len(lengths) // 2],
-            "longest": lengths[-1],
-        },
-        "tokens_in_all": sum(lengths) * order.config.num_epochs,
-        "first_row": {
-            "context": dataset.split.train[0].context,
-            "context_token_ids": first.context,
-            "target_token_ids": first.target,
-        },
-    }
+    _check_order(order, dataset)
+    progress.dataset(dataset)
+    learned = _learn(order, dataset, progress)
+    if order.output is not None:
+        learned.files.save(order.output)  # before the scores, which take minutes
+    progress.phase(f"scoring {len(learned.valid.whole)} validation rows on the serving engine")
+    judgement = validate(
+        learned.files,
+        learned.manifest,
+        order.config,
+        learned.valid,
+        served=learned.before.adapter,
+        device=order.device,
+    )
+    progress.scores(judgement.scores)
+    verdict = decide(judgement, learned.before, order.rules)
+    result = _result(order, dataset, learned, judgement, verdict)
+    if order.output is not None:
+        result.save(order.output)
+    return result
+
+
+def open_workshop(order: Order, dataset: Dataset) -> Workshop:
+    """The base as it will be trained. Raises FinLoRAError."""
+    try:
+        return prepare(order.config, dataset.split, order.registry, device=order.device)
+    except BaseModelError as error:
+        raise BaseModelError(f"{error}; another base: --base-model NAME_OR_FOLDER") from error
+
+
+def _check_order(order: Order, dataset: Dataset) -> None:
+    """Whatever would fail after hours of training fails now."""
+    if order.registered:
+        base = Path(order.config.base_model).name
+        order.registry.check_name(order.name, order.config.variant, base)
+    if order.rules.min_accuracy is not None and not dataset.labels:
+        raise ConfigError("--min-accuracy needs labels; the answers here are free text")
+    if order.config.eval_metric != "loss" and not dataset.labels:
+        raise ConfigError("eval_metric=loss is the only one for free answers")
+
+
+def _learn(order: Order, dataset: Dataset, progress: Progress) -> _Learned:
+    config = order.config
+    progress.phase(f"loading {config.base_reference} in {config.quantization}")
+    workshop = open_workshop(order, dataset)
+    progress.workshop(workshop)
+    if note := optimizer_note(config, workshop.base.device):
+        progress.phase(note)
+    history = _train(order, dataset, workshop, progress)
+    progress.trained(history, config.eval_metric)
+    spec = workshop.base.spec
+    before = InService()
+    if order.registered:
+        before = in_service(order.registry, order.name, spec, config.quantization)
+    return _Learned(
+        files=adapter_files(workshop.layers, config, spec.name),
+        manifest=build_manifest(config, dataset, workshop, history),
+        history=history,
+        before=before,
+        valid=_validation_set(dataset, workshop),
+    )
 
 
 def _train(
     order: Order, dataset: Dataset, workshop: Workshop, progress: Progress
 ) -> TrainingHistory:
-    config = order.config
-    trainer = Trainer(workshop.base.model, workshop.layers, config)
+    config, model = order.config, workshop.base.model
+    trainer = Trainer(model, workshop.layers, config, checkpointing=workshop.checkpointing)
     checkpoints = Checkpoints(order.checkpoints, _run_hash(config, dataset, workshop))
     if not order.resume:
         checkpoints.clear()
     elif found := checkpoints.newest(progress.phase):
-        trainer.restore(found.steps, found.tensors)
-        progress.phase(f"going on after step {len(found.steps)}")
+        trainer.restore(found.history, found.tensors)
+        progress.phase(f"going on after step {len(found.history.steps)}")
     else:
         progress.phase("no checkpoint to resume from: starting anew")
 
@@ -136,13 +150,40 @@ def _train(
                 f"stopped after step {step.number} of {step.num_steps}; --resume goes on"
             )
 
-    return trainer.fit(lambda epoch: workshop.examples.of_epoch(epoch, config), on_step=on_step)
+    rows = _rows_to_watch(dataset, workshop, config)
+
+    def evaluate(step: int) -> Evaluation:
+        return rows.evaluate(model, step)
+
+    return trainer.fit(
+        lambda epoch: workshop.examples.of_epoch(epoch, config),
+        on_step=on_step,
+        evaluate=evaluate,
+        on_evaluation=progress.evaluation,
+    )
+
+
+def _rows_to_watch(dataset: Dataset, workshop: Workshop, config: TrainingConfig) -> ValidationRows:
+    """The first of the rows held out, which are in no order."""
+    labels = dataset.labels if config.eval_metric != "loss" else []
+    targets = [workshop.encoder.encode_target(label) for label in labels]
+    return ValidationRows(workshop.valid.whole[: config.eval_rows], labels, targets)
+
+
+def _validation_set(dataset: Dataset, workshop: Workshop) -> ValidationSet:
+    return ValidationSet(
+        workshop.valid.whole,
+        workshop.valid.stripped,
+        [row.target for row in workshop.valid.rows],
+        dataset.labels,
+        [workshop.encoder.encode_target(label) for label in dataset.labels],
+    )
 
 
 def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> None:
     """A full disk costs the checkpoint, not the run."""
     try:
-        checkpoints.save(Checkpoint(trainer.history.steps, trainer.tensors()))
+        checkpoints.save(Checkpoint(trainer.history, trainer.tensors()))
     except OSError as error:
         progress.phase(f"no checkpoint could be written: {error}")
 
@@ -150,7 +191,7 @@ def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> Non
 def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop) -> str:
     """SHA-256 over everything that decides what is learned."""
     words = {"description", "licence", "sources", "task", "checkpoint_steps"}
-    facts = {
+    facts: dict[str, Any] = {
         "config": config.model_dump(exclude={"dataset_path", "val_dataset_path", *words}),
         "data": [source["sha256"] for source in dataset.sources()],
         "base": workshop.base.spec.fingerprint,
@@ -159,30 +200,11 @@ def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop) -> s
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _finish(
-    order: Order,
-    dataset: Dataset,
-    workshop: Workshop,
-    history: TrainingHistory,
-    progress: Progress,
+def _result(
+    order: Order, dataset: Dataset, learned: _Learned, judgement: Judgement, verdict: Verdict
 ) -> Result:
-    config, spec = order.config, workshop.base.spec
-    files = adapter_files(workshop.layers, config, spec.name)
-    if order.output is not None:
-        files.save(order.output)  # before the scores, which take minutes
-    manifest = build_manifest(config, dataset, workshop, history)
-    progress.phase(f"scoring {len(dataset.split.valid)} validation rows, adapter and bare base")
-    scores = validate(
-        files, manifest, config, dataset.split.valid, workshop.encoder, device=order.device
+    manifest = learned.manifest.model_copy(update={"scores": judgement.scores})
+    extra = extra_files(
+        order.name, order.config, manifest, order.command, dataset, learned.history, verdict
     )
-    progress.scores(scores)
-    manifest = manifest.model_copy(update={"scores": scores})
-    metrics = {"scores": scores, "steps": [asdict(step) for step in history.steps]}
-    extra_files = {
-        "README.md": model_card(order.name, config, manifest, order.command).encode(),
-        "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
-    }
-    result = Result(files, manifest, extra_files)
-    if order.output is not None:
-        result.save(order.output)
-    return result
+    return Result(learned.files, manifest, extra, verdict)

@@ -9,10 +9,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finlora.errors import FinLoRAError
-from finlora.training.batches import Example, collate, in_chunks, length_grouped
-from finlora.training.config import TrainingConfig
+from finlora.training.batches import (
+    Example,
+    collate,
+    in_chunks,
+    in_random_order,
+    length_grouped,
+)
+from finlora.training.config import Metric, TrainingConfig
+from finlora.training.evaluation import Evaluation
 from finlora.training.forward import target_logprobs
 from finlora.training.lora_layer import TrainableLoRA
 from finlora.training.optimization import make_optimizer, rate_factor
@@ -41,6 +49,16 @@ class TrainingHistory:
     """What a run did, step by step."""
 
     steps: list[Step] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    def best(self, metric: Metric) -> Evaluation | None:
+        """The first of the best evaluations."""
+        return max(self.evaluations, key=lambda found: found.value(metric), default=None)
+
+    def num_since_best(self, metric: Metric) -> int:
+        """Evaluations after the best one."""
+        best = self.best(metric)
+        return 0 if best is None else len(self.evaluations) - 1 - self.evaluations.index(best)
 
     @property
     def num_tokens(self) -> int:
@@ -57,14 +75,22 @@ class Trainer:
     """Trains the layers attached to a model on examples."""
 
     def __init__(
-        self, model: PreTrainedModel, layers: dict[str, TrainableLoRA], config: TrainingConfig
+        self,
+        model: PreTrainedModel,
+        layers: dict[str, TrainableLoRA],
+        config: TrainingConfig,
+        *,
+        checkpointing: bool = False,
     ) -> None:
+        """With `checkpointing` activations are computed again in the backward pass."""
         self._model = model
         self._config = config
         self._parameters = [
             p for layer in layers.values() for p in layer.parameters() if p.requires_grad
         ]
         self._layers = layers
+        self._blocks = checkpointed_blocks(model) if checkpointing else []
+        self._best: list[Tensor] = []
         self.history = TrainingHistory()
         self._optimizer = make_optimizer(self._parameters, config, model.device)
 
@@ -73,32 +99,35 @@ class Trainer:
         epochs: Callable[[int], list[Example]],
         *,
         on_step: Callable[[Step], None],
+        evaluate: Callable[[int], Evaluation] | None = None,
+        on_evaluation: Callable[[Evaluation], None] = lambda _: None,
     ) -> TrainingHistory:
-        """Train to the end of `num_epochs`; `epochs` gives the examples of an epoch.
+        """Train to the end of `num_epochs`, or until evaluations get no better.
 
-        Goes on after the steps in `history`. Raises TrainingDivergedError when the loss is not
-        finite, before the weights are touched.
+        `epochs` gives the examples of an epoch, `evaluate` looks at the model after a step. Goes on
+        after the steps in `history`; ends with the best weights that an evaluation saw. Raises
+        TrainingDivergedError when the loss is not finite, before the weights are touched.
         """
-        num_done = len(self.history.steps)
-        number = 0
         self._set_training(True)
-        per_step = self._config.batch_size * self._config.gradient_accumulation_steps
-        num_steps = self._config.num_epochs * math.ceil(len(epochs(0)) / per_step)
-        for epoch in range(self._config.num_epochs):
-            for batches in self._steps_of(epochs(epoch), epoch):
-                number += 1
-                if number > num_done:
-                    step = self._step(batches, number, num_steps, epoch)
-                    self.history.steps.append(step)
-                    on_step(step)
-        self._set_training(False)
+        try:
+            for step, batches in self._plan(epochs):
+                if self._has_stalled():
+                    break
+                self.history.steps.append(self._step(batches, step))
+                if evaluate is not None and self._is_evaluated(step):
+                    on_evaluation(self._evaluate(evaluate, step.number))
+                on_step(self.history.steps[-1])
+        finally:
+            self._set_training(False)
+        self._restore_best()
         return self.history
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimizer state, to go on from."""
+        """Weights, the best ones so far, and optimizer state, to go on from."""
         state = self._optimizer.state_dict()["state"]
         return {
             **{f"weight.{i}": p.detach().clone() for i, p in enumerate(self._parameters)},
+            **{f"best.{i}": tensor for i, tensor in enumerate(self._best)},
             **{
                 f"{key}.{i}": torch.as_tensor(value).clone()
                 for i, entries in state.items()
@@ -107,33 +136,78 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def restore(self, steps: list[Step], tensors: dict[str, Tensor]) -> None:
-        """Go on after these steps, from what `tensors` gave then."""
+    def restore(self, history: TrainingHistory, tensors: dict[str, Tensor]) -> None:
+        """Go on after this history, from what `tensors` gave then."""
         state: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self._parameters))}
         for name, tensor in tensors.items():
             key, _, index = name.rpartition(".")
             state[int(index)][key] = tensor
+        best = [entries.pop("best", None) for entries in state.values()]
+        self._best = [tensor for tensor in best if tensor is not None]
         for parameter, entries in zip(self._parameters, state.values(), strict=True):
             parameter.copy_(entries.pop("weight"))
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.history.steps = list(steps)
+        self.history = history
+
+    def _plan(
+        self, epochs: Callable[[int], list[Example]]
+    ) -> Iterator[tuple["_Place", list[list[Example]]]]:
+        """The batches of every optimizer step that is still to be done."""
+        per_step = self._config.batch_size * self._config.gradient_accumulation_steps
+        steps_per_epoch = math.ceil(len(epochs(0)) / per_step)
+        num_steps = self._config.num_epochs * steps_per_epoch
+        num_done, number = len(self.history.steps), 0
+        for epoch in range(self._config.num_epochs):
+            for i, batches in enumerate(self._steps_of(epochs(epoch), epoch), start=1):
+                number += 1
+                if number > num_done:
+                    ends_epoch = i == steps_per_epoch
+                    yield _Place(number, num_steps, epoch, ends_epoch), batches
+
+    def _is_evaluated(self, step: "_Place") -> bool:
+        every = self._config.eval_steps
+        if every is None:
+            return step.ends_epoch
+        return bool(every) and (step.number % every == 0 or step.number == step.num_steps)
+
+    def _evaluate(self, evaluate: Callable[[int], Evaluation], number: int) -> Evaluation:
+        self._set_training(False)
+        found = evaluate(number)
+        self._set_training(True)
+        self.history.evaluations.append(found)
+        if self.history.num_since_best(self._config.eval_metric) == 0:
+            self._best = [p.detach().clone() for p in self._parameters]
+        return found
+
+    def _has_stalled(self) -> bool:
+        patience = self._config.early_stopping
+        return (
+            patience is not None
+            and self.history.num_since_best(self._config.eval_metric) >= patience
+        )
+
+    @torch.no_grad()
+    def _restore_best(self) -> None:
+        for parameter, best in zip(self._parameters, self._best, strict=False):
+            parameter.copy_(best)
 
     def _steps_of(self, examples: list[Example], epoch: int) -> Iterator[list[list[Example]]]:
         """Batches of each optimizer step."""
         generator = random.Random(f"{self._config.seed}/{epoch}")
-        batches = length_grouped(examples, self._config.batch_size, generator)
+        order = length_grouped if self._config.group_by_length else in_random_order
+        batches = order(examples, self._config.batch_size, generator)
         return in_chunks(batches, self._config.gradient_accumulation_steps)
 
-    def _step(self, batches: list[list[Example]], number: int, num_steps: int, epoch: int) -> Step:
+    def _step(self, batches: list[list[Example]], place: "_Place") -> Step:
         started = time.perf_counter()
+        number, num_steps = place.number, place.num_steps
         if self._config.lora_dropout:
             # By step, so that a run that is taken up again draws what it would have drawn.
             torch.manual_seed(self._config.seed * 1_000_003 + number)
-        num_targets = sum(len(example.target) for batch in batches for example in batch)
-        loss = 0.0
-        for examples in batches:
-            loss += self._backward(examples, num_targets)
+        examples = [example for batch in batches for example in batch]
+        weight = sum(example.weight * len(example.target) for example in examples)
+        loss = sum(self._backward(batch, weight) for batch in batches)
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"the loss is {loss} in step {number}: nothing is saved")
         rate = self._config.learning_rate * rate_factor(self._config, number, num_steps)
@@ -145,22 +219,40 @@ class Trainer:
         return Step(
             number=number,
             num_steps=num_steps,
-            epoch=epoch,
+            epoch=place.epoch,
             loss=loss,
             learning_rate=rate,
             grad_norm=norm.item(),
-            num_tokens=sum(example.num_tokens for batch in batches for example in batch),
+            num_tokens=sum(example.num_tokens for example in examples),
             seconds=time.perf_counter() - started,
         )
 
-    def _backward(self, examples: list[Example], num_targets: int) -> float:
-        """Every target token of a step weighs the same, whatever micro-batch it is in."""
-        logprobs = target_logprobs(self._model, collate(examples, self._model.device))
-        loss: Tensor = -logprobs.sum() / num_targets
+    def _backward(self, examples: list[Example], weight: float) -> float:
+        """Every target token of a step weighs by its row, whatever micro-batch it is in."""
+        # A prefix computed once needs its keys and values kept, which checkpointing forbids.
+        batch = collate(examples, self._model.device, share_prefix=not self._blocks)
+        loss: Tensor = -(target_logprobs(self._model, batch) * batch.weights).sum() / weight
         loss.backward()
         return loss.item()
 
     def _set_training(self, mode: bool) -> None:
-        # The base stays in eval mode: its own dropout is none of ours.
-        for layer in self._layers.values():
-            layer.training = mode
+        # The base stays in eval mode: its own dropout is none of ours. Blocks look at their own
+        # switch, not at that of their parts, to decide whether to compute again.
+        for module in (*self._layers.values(), *self._blocks):
+            module.training = mode
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the run a step is."""
+
+    number: int  # from 1
+    num_steps: int
+    epoch: int
+    ends_epoch: bool
+
+
+def checkpointed_blocks(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    """Let the model's blocks keep their inputs alone while they are in training mode."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    return [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]

@@ -1,147 +1,165 @@
-"""Judges a learned adapter on the base as it is served, before anything is registered."""
+"""Judges a learned adapter on the serving engine, before anything is registered."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from prometheus_client import CollectorRegistry
 
-from finlora.adapters.adapter import Manifest
-from finlora.adapters.peft_config import parse_config
+from finlora.adapters.adapter import Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
 from finlora.engine.factory import build_engine
+from finlora.engine.llm_engine import LLMEngine
 from finlora.evaluation.label_scorer import LabelScorer
+from finlora.evaluation.paired_test import PairedTest, compare
 from finlora.evaluation.scores import Scores, score
 from finlora.metrics import Metrics
-from finlora.model import load_base, pack
 from finlora.training.adapter_files import AdapterFiles
-from finlora.training.batches import Example, ExampleEncoder, by_length, collate
+from finlora.training.batches import Example
 from finlora.training.config import TrainingConfig
-from finlora.training.forward import row_logprobs
-from finlora.training.restore import load_weights
-from finlora.training.rows import Row
-from finlora.training.workshop import attach_layers
 
-BATCH_SIZE = 32
 MAX_COMPARED_ROWS = 300  # of the comparisons beside the adapter's own score
-MAX_ENGINE_ROWS = 40  # the engine computes logits of every prompt token, so it gets a sample
+MIN_MODEL_LEN = 128  # the engine checks itself with prompts of its own
 
 
-class Judge:
-    """Chooses labels by exact probability: a label's tokens, then end-of-sequence."""
+@dataclass(frozen=True, slots=True)
+class ValidationSet:
+    """The rows held out, tokenised, and what they are answered with."""
 
-    def __init__(
-        self, config: TrainingConfig, encoder: ExampleEncoder, labels: Sequence[str], device: str
-    ) -> None:
-        self._config = config
-        self._encoder = encoder
-        self._labels = labels
-        self._targets = [encoder.encode(Row("-", label)).target for label in labels]
-        self._device = device
-        self._base = load_base(config.base_model, config.quantization, device=device)
-        # What DoRA needs of the weights can be read only before they are packed.
-        self._layers = attach_layers(self._base, config)
-        pack(self._base.model)
+    whole: Sequence[Example]
+    stripped: Sequence[Example]
+    answers: Sequence[str]
+    labels: Sequence[str]  # empty: the answers are free text
+    targets: Sequence[list[int]]  # token ids of the labels
 
-    def load(self, files: AdapterFiles) -> None:
-        """Put an adapter on; until then the bare base is judged. Raises AdapterError."""
-        load_weights(self._layers, parse_config(files.config), files.weights, self._base.spec)
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt with its longest answer."""
+        longest = max(map(len, self.targets), default=0)
+        return max(max(e.num_tokens, len(e.context) + longest) for e in self.whole)
 
-    def choose(self, rows: Sequence[Row], *, stripped: bool = False) -> list[str]:
-        """The likeliest label of each row; `stripped`: without the prompt's trailing space."""
-        contexts = [self._context(row, stripped) for row in rows]
-        choices = [Example(context, target) for context in contexts for target in self._targets]
-        logprobs = torch.empty(len(choices))
-        for indices in by_length(choices, BATCH_SIZE):
-            batch = collate([choices[i] for i in indices], self._base.device)
-            logprobs[indices] = row_logprobs(self._base.model, batch).cpu()
-        best = logprobs.view(len(rows), -1).argmax(1)
-        return [self._labels[i] for i in best.tolist()]
 
-    def loss(self, rows: Sequence[Row]) -> float:
-        """Mean negative log-likelihood of the target tokens."""
-        examples = [self._encoder.encode(row) for row in rows]
-        total = 0.0
-        for indices in by_length(examples, BATCH_SIZE):
-            batch = collate([examples[i] for i in indices], self._base.device)
-            total -= row_logprobs(self._base.model, batch).sum().item()
-        return total / sum(len(example.target) for example in examples)
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the serving engine said."""
 
-    def choose_on_engine(
-        self, rows: Sequence[Row], files: AdapterFiles, manifest: Manifest
-    ) -> list[str]:
-        """The same from the serving engine, the adapter registered and loaded as any other."""
-        settings = Settings(
-            model=self._config.base_model,
-            quantization=self._config.quantization,
-            device=self._device,
-            max_loras=1,
-            max_lora_rank=self._config.lora_r,
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            registry = AdapterRegistry(Path(folder))
-            adapter = registry.register(
-                "candidate", self._config.variant, files.config, files.weights, manifest
-            )
-            engine = build_engine(settings, registry, Metrics(CollectorRegistry()))
-            try:
-                contexts = [self._context(row, stripped=False) for row in rows]
-                chances = LabelScorer(engine).probabilities(contexts, self._targets, adapter)
-            finally:
-                engine.close()
-        return [max(zip(chance, self._labels, strict=True))[1] for chance in chances]
-
-    def _context(self, row: Row, stripped: bool) -> list[int]:
-        encode = self._encoder.encode_stripped if stripped else self._encoder.encode
-        return encode(row).context
+    scores: dict[str, Any]
+    accuracy: float | None  # None: the answers are free text
+    against_served: PairedTest | None  # None: nothing is served that could be compared
 
 
 def validate(
     files: AdapterFiles,
     manifest: Manifest,
     config: TrainingConfig,
-    rows: list[Row],
-    encoder: ExampleEncoder,
+    rows: ValidationSet,
     *,
+    served: Adapter | None,
     device: str,
-) -> dict[str, Any]:
-    """Scores for the manifest, the bare base beside them. Raises AdapterError."""
-    labels = manifest.labels or []
-    judge = Judge(config, encoder, labels, device)
-    if not labels:
-        return _losses(judge, files, rows)
-    compared, sample = rows[:MAX_COMPARED_ROWS], rows[:MAX_ENGINE_ROWS]
-    bare = judge.choose(compared)
-    judge.load(files)
-    chosen = judge.choose(rows)
-    stripped = judge.choose(compared, stripped=True)
-    served = judge.choose_on_engine(sample, files, manifest)
-    return {
-        "how": "exact label probabilities on the base as served",
-        "adapter": _scores(labels, rows, chosen).as_dict(),
-        "adapter_on_compared_rows": _scores(labels, compared, chosen).as_dict(),
-        "adapter_without_trailing_space": _scores(labels, compared, stripped).as_dict(),
-        "bare_base": _scores(labels, compared, bare).as_dict(),
-        "serving_engine": {
-            "num_rows": len(sample),
-            "num_same_label": sum(a == b for a, b in zip(served, chosen, strict=False)),
-        },
-    }
+) -> Judgement:
+    """Scores of the adapter, the bare base and the version in service. Raises FinLoRAError."""
+    ranks = [config.lora_r, *([served.config.r] if served else [])]
+    settings = Settings(
+        model=config.base_reference,
+        quantization=config.quantization,
+        device=device,
+        max_loras=len(ranks),
+        max_lora_rank=max(ranks),
+        max_model_len=max(rows.max_tokens + 1, MIN_MODEL_LEN),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        registry = AdapterRegistry(Path(folder))
+        candidate = registry.register(
+            "candidate", config.variant, files.config, files.weights, manifest
+        )
+        with _engine(settings, registry) as engine:
+            judge = _LabelJudge if rows.labels else _LossJudge
+            return judge(LabelScorer(engine), rows).judge(candidate, served)
 
 
-def _losses(judge: Judge, files: AdapterFiles, rows: list[Row]) -> dict[str, Any]:
-    bare = judge.loss(rows)
-    judge.load(files)
-    return {
-        "how": "mean negative log-likelihood of the answers' tokens on the base as served",
-        "num_rows": len(rows),
-        "loss": round(judge.loss(rows), 4),
-        "bare_base_loss": round(bare, 4),
-    }
+@contextmanager
+def _engine(settings: Settings, registry: AdapterRegistry) -> Iterator[LLMEngine]:
+    engine = build_engine(settings, registry, Metrics(CollectorRegistry()))
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
-def _scores(labels: Sequence[str], rows: Sequence[Row], chosen: list[str]) -> Scores:
-    return score(labels, [row.target for row in rows], chosen[: len(rows)])
+class _LabelJudge:
+    """Chooses labels by exact probability: a label's tokens, then end-of-sequence."""
+
+    def __init__(self, scorer: LabelScorer, rows: ValidationSet) -> None:
+        self._scorer = scorer
+        self._rows = rows
+
+    def judge(self, candidate: Adapter, served: Adapter | None) -> Judgement:
+        """All comparisons."""
+        rows = self._rows
+        few, few_stripped = rows.whole[:MAX_COMPARED_ROWS], rows.stripped[:MAX_COMPARED_ROWS]
+        chosen = self._choose(rows.whole, candidate)
+        found = {
+            "adapter": self._score(chosen),
+            "adapter_on_compared_rows": self._score(chosen[: len(few)]),
+            "adapter_without_trailing_space": self._score(self._choose(few_stripped, candidate)),
+            "bare_base": self._score(self._choose(few, None)),
+        }
+        test = None
+        if served is not None:
+            before = self._choose(rows.whole, served)
+            found["version_in_service"] = self._score(before)
+            test = compare(self._hits(chosen), self._hits(before))
+        scores: dict[str, Any] = {name: scores.as_dict() for name, scores in found.items()}
+        how = {"how": "exact label probabilities from the serving engine"}
+        return Judgement(how | scores, found["adapter"].accuracy, test)
+
+    def _choose(self, examples: Sequence[Example], adapter: Adapter | None) -> list[str]:
+        contexts = [example.context for example in examples]
+        chances = self._scorer.probabilities(contexts, self._rows.targets, adapter)
+        labels = self._rows.labels
+        return [max(zip(chance, labels, strict=True))[1] for chance in chances]
+
+    def _hits(self, chosen: list[str]) -> list[bool]:
+        return [a == b for a, b in zip(chosen, self._rows.answers, strict=True)]
+
+    def _score(self, chosen: list[str]) -> Scores:
+        return score(self._rows.labels, self._rows.answers[: len(chosen)], chosen)
+
+
+class _LossJudge:
+    """Free text: the mean negative log-likelihood of the answers' tokens."""
+
+    def __init__(self, scorer: LabelScorer, rows: ValidationSet) -> None:
+        self._scorer = scorer
+        self._rows = rows
+
+    def judge(self, candidate: Adapter, served: Adapter | None) -> Judgement:
+        """All comparisons. Two versions are compared by which makes a row's answer likelier."""
+        learned, bare = self._logprobs(candidate), self._logprobs(None)
+        scores: dict[str, Any] = {
+            "how": "mean negative log-likelihood of the answers' tokens on the serving engine",
+            "num_rows": len(learned),
+            "loss": self._loss(learned),
+            "bare_base_loss": self._loss(bare),
+        }
+        if served is None:
+            return Judgement(scores, None, None)
+        before = self._logprobs(served)
+        scores["version_in_service_loss"] = self._loss(before)
+        pairs = list(zip(learned, before, strict=True))
+        return Judgement(
+            scores, None, compare([n > o for n, o in pairs], [o > n for n, o in pairs])
+        )
+
+    def _logprobs(self, adapter: Adapter | None) -> list[float]:
+        examples = self._rows.whole
+        return self._scorer.target_logprobs(
+            [e.context for e in examples], [e.target for e in examples], adapter
+        )
+
+    def _loss(self, logprobs: list[float]) -> float:
+        return round(-sum(logprobs) / sum(len(e.target) for e in self._rows.whole), 4)

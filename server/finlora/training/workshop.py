@@ -10,15 +10,18 @@ from finlora.errors import ConfigError
 from finlora.model import LoadedBase, load_base
 from finlora.training.batches import ExampleEncoder
 from finlora.training.config import ALL_LINEAR, TrainingConfig
+from finlora.training.estimates import activation_bytes, free_bytes
+from finlora.training.eva import start_from_activations
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
-from finlora.training.preparation import Examples, encode_rows, eos_token_id
+from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
 from finlora.training.restore import load_weights
-from finlora.training.rows import Row
+from finlora.training.rows import Split
 from finlora.training.widen import check_double_quantised, widen
 
 # Up to here plain attention beats the fused CPU kernel, whose backward pass alone takes a fifth of
 # a step of 80-token rows; its memory grows with the square.
 MAX_EAGER_TOKENS = 512
+MAX_ACTIVATIONS_SHARE = 0.6  # of what is free once the base is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,9 @@ class Workshop:
     encoder: ExampleEncoder
     eos: int
     examples: Examples
+    valid: Examples
     initial_adapter: str | None  # the version that the layers start from
+    checkpointing: bool  # whether activations are computed again
 
     @property
     def num_trainable(self) -> int:
@@ -44,10 +49,10 @@ class Workshop:
 
 
 def prepare(
-    config: TrainingConfig, rows: list[Row], registry: AdapterRegistry, *, device: str
+    config: TrainingConfig, split: Split, registry: AdapterRegistry, *, device: str
 ) -> Workshop:
     """Load the base, check that it is quantised as configured, attach what will be learned."""
-    base = load_base(config.base_model, config.quantization, device=device, training=True)
+    base = load_base(config.base_reference, config.quantization, device=device, training=True)
     if config.quantization is Quantization.NF4:
         check_double_quantised(base.model)
         widen(base.model, base.compute_dtype)
@@ -55,10 +60,24 @@ def prepare(
     initial = _start_from(layers, base, config, registry)
     eos = eos_token_id(base.tokenizer, base.spec.eos_token_ids)
     encoder = ExampleEncoder(base.tokenizer, eos)
-    examples = encode_rows(rows, encoder, config)
+    max_tokens = min(config.max_seq_len, base.spec.max_position_embeddings)
+    weights = answer_weights(split.train, config)
+    examples = encode_rows(split.train, encoder, max_tokens, weights)
+    valid = encode_rows(split.valid, encoder, max_tokens)
     if base.device.type == "cpu" and examples.max_tokens <= MAX_EAGER_TOKENS:
         base.model.set_attn_implementation("eager")
-    return Workshop(base, layers, encoder, eos, examples, initial)
+    if config.init_lora_weights == "eva":
+        start_from_activations(base.model, layers, examples.whole)
+    checkpointing = _needs_checkpointing(config, base, examples)
+    return Workshop(base, layers, encoder, eos, examples, valid, initial, checkpointing)
+
+
+def _needs_checkpointing(config: TrainingConfig, base: LoadedBase, examples: Examples) -> bool:
+    if config.gradient_checkpointing != "auto":
+        return config.gradient_checkpointing
+    longest = max(examples.whole, key=lambda example: example.num_tokens)
+    needed = activation_bytes(base.model, longest) * config.batch_size
+    return needed > MAX_ACTIVATIONS_SHARE * free_bytes(base.device)
 
 
 def _start_from(

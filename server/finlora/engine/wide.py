@@ -1,0 +1,57 @@
+"""16-bit copies of weights in the layout that the CPU's matrix kernel reads, made once.
+
+torch rearranges a bf16 weight anew in every product; for few rows that costs more than the product.
+The results are the same bits. Copies take memory, so they are made only where they were asked for.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+NUM_ROWS_HINT = 256  # the kernel's layout is chosen for about this many rows
+
+
+class WideWeight:
+    """A weight [out_features, in_features] in 16 bits."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.nbytes = weight.nbytes
+        fits = weight.dtype is torch.bfloat16 and weight.device.type == "cpu"
+        self._arranged = fits and torch.backends.mkldnn.is_available()
+        self._weight = (
+            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), NUM_ROWS_HINT)
+            if self._arranged
+            else weight
+        )
+
+    def product(self, x: Tensor) -> Tensor:
+        """[n, in_features] -> [n, out_features]."""
+        if not self._arranged:
+            return F.linear(x, self._weight)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        return y
+
+
+class WideLinear(nn.Module):
+    """A layer without bias that computes with a copy of its weight."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.copied = WideWeight(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        y = self.copied.product(x.reshape(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], -1)
+
+
+def widen_output_layer(model: PreTrainedModel) -> int:
+    """Let the output layer compute with a copy; its bytes, 0 where it has a bias."""
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear or layer.bias is not None:
+        return 0
+    wide = WideLinear(layer)
+    model.set_output_embeddings(wide)
+    return wide.copied.nbytes

@@ -1,0 +1,1 @@
+"""FinLoRA's training and test files, made from their public sources."""
