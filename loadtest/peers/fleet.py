@@ -75,7 +75,7 @@ class Fleet:
         for other, (target, _) in self._running.items():
             if other != name:
                 os.killpg(target.pid, signal.SIGSTOP)
-                # It goes on until the signal has reached it.
+                # Until it stands still, or has ended; its end is for others to collect.
                 os.waitid(os.P_PID, target.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         target = self.get(name)
         os.killpg(target.pid, signal.SIGCONT)

@@ -82,10 +82,15 @@ class Bench:
             names += ["clients", "max_tokens"]
         values = {name: getattr(options, name) for name in names}
         given = {name: value for name, value in values.items() if value is not None}
+        scenario = replace(scenario, **given)
         title = scenario.title.format(
-            n=options.adapters, in_flight=options.in_flight, registered=options.registered
+            n=options.adapters,
+            in_flight=options.in_flight,
+            registered=options.registered,
+            clients=scenario.clients,
+            max_tokens=scenario.max_tokens,
         )
-        return replace(scenario, title=title, **given)
+        return replace(scenario, title=title)
 
     def _special(self, key: str) -> Outcome | None:
         options, fleet = self.options, self.comparer.fleet

@@ -77,7 +77,7 @@ class Scenario:
 SCENARIOS = (
     Scenario(
         "mixed-3",
-        "{n} adapters mixed, 32 clients, 3 new tokens",
+        "{n} adapters mixed, {clients} clients, {max_tokens} new tokens",
         (
             Side("finlora"),
             Side("peft"),
@@ -88,7 +88,7 @@ SCENARIOS = (
     ),
     Scenario(
         "mixed-32",
-        "{n} adapters mixed, 16 clients, 32 new tokens",
+        "{n} adapters mixed, {clients} clients, {max_tokens} new tokens",
         (
             Side("finlora"),
             Side("vllm"),
@@ -127,7 +127,7 @@ SCENARIOS = (
     ),
     Scenario(
         "many-in-flight",
-        "{in_flight} adapters (Zipf) beside {n}, {in_flight} slots, 96 clients",
+        "{in_flight} adapters (Zipf) beside {n}, {in_flight} slots, {clients} clients",
         (Side("finlora-in-flight", Traffic.MANY), Side("finlora-in-flight")),
         clients=96,
         requests=480,
@@ -142,7 +142,7 @@ SCENARIOS = (
     ),
     Scenario(
         "choice",
-        "one of three labels beside 3 free tokens, same server",
+        "one of three labels beside {max_tokens} free tokens, same server",
         (Side("finlora", Traffic.CHOICE), Side("finlora")),
         rounds=CLOSE_ROUNDS,
     ),

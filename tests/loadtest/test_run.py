@@ -50,6 +50,7 @@ def test_a_comparison_from_nothing_to_figures(
         assert server["result"][count] == engine["result"][count] > 0
     assert ("choice" in results["scenarios"]) != ("skipped choice: finlora refuses" in shown)
     assert "skipped a peer: PEER_VLLM not set" in shown
+    assert "\n2 adapters mixed, 4 clients, 3 new tokens\n" in shown
     assert results["machine"]["physical_cores"] >= 1
     assert (tmp_path / "results" / "requests.png").stat().st_size > 1000
     assert results["summary"][0]["compared"].startswith("speed of finlora, adapters mixed / peft")

@@ -9,24 +9,24 @@ from rich.console import Console
 
 from finlora.bench.plan import Part, Plan, as_json, run
 from finlora.bench.table import table
-from finlora.config import load_settings
+from finlora.config import Settings, load_settings
 from finlora.flags import add_settings_flags
 
-SETTINGS = (
-    "model",
-    "quantization",
-    "device",
-    "threads",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "max_model_len",
-    "max_loras",
-    "max_lora_rank",
-    "kv_cache_bytes",
-    "wide_copies",
-    "prefix_cache",
-    "adapter_cache_bytes",
-)
+# Settings of the HTTP server and of the registry; all others are the engine's.
+NOT_THE_ENGINES = {
+    "host",
+    "port",
+    "api_key",
+    "admin_key",
+    "insecure",
+    "max_body_bytes",
+    "shutdown_seconds",
+    "metrics_max_adapters",
+    "registry",
+    "strict",
+    "max_num_waiting",
+}
+SETTINGS = tuple(name for name in Settings.model_fields if name not in NOT_THE_ENGINES)
 
 
 def main(argv: list[str]) -> int:

@@ -122,15 +122,15 @@ def mixed(
     driver.load(mix)
 
     def prefilling(by: Mix) -> float:
-        size = 2 * batch_size
-        return size * prompt_tokens / _prefill_seconds(driver, prompt_tokens, size, by)
+        num_tokens = batch_size * prompt_tokens
+        return num_tokens / _prefill_seconds(driver, prompt_tokens, batch_size, by)
 
     def decoding(by: Mix) -> float:
         times = driver.decode_steps(batch_size, prompt_tokens, by, warm_up=2, num_steps=16)
         return batch_size / median(times.seconds)
 
     def serving(by: Mix) -> float:
-        works = driver.random_batch(4 * batch_size, prompt_tokens, 3, by)
+        works = driver.random_batch(3 * batch_size, prompt_tokens, 3, by)
         return len(works) / driver.closed_loop(works, batch_size).seconds
 
     for what, measure in (
