@@ -19,7 +19,7 @@ NUM_ROWS = (32, 512, 2048)
 NUM_ADAPTERS = (1, 4, 8, 16)
 RANKS = (4, 8, 16)
 REPEATS = 200
-LIMIT = "finlora.engine.lora.MAX_CONCATENATED_PRODUCTS"
+LIMIT = "finlora.engine.lora.MAX_PRODUCTS_PER_MATMUL"
 
 
 def slots(num_adapters: int, rank: int) -> LoRALayerSlots:
@@ -46,7 +46,7 @@ def even_batch(num_rows: int, num_adapters: int) -> LoRABatch:
 
 @torch.inference_mode()
 def microseconds(layer: LoRALayerSlots, batch: LoRABatch, limit: int) -> float:
-    """Median time of one application; up to `limit` rows x ranks go at once."""
+    """Median time of one application; `limit` decides which way is taken."""
     x = torch.randn(batch.num_rows, GROUP.in_features, dtype=torch.bfloat16)
     y = torch.zeros(batch.num_rows, sum(GROUP.out_features), dtype=torch.bfloat16)
     times = []

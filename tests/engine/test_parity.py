@@ -64,7 +64,7 @@ def test_every_row_of_a_mixed_batch_equals_peft_alone(
     make_engine: EngineMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("finlora.engine.lora.MAX_CONCATENATED_PRODUCTS", limit)
+    monkeypatch.setattr("finlora.engine.lora.MAX_PRODUCTS_PER_MATMUL", limit)
     world = worlds(architecture)
     engine = make_engine(world)
     engine.warm(world.adapters.values())

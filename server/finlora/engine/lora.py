@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from finlora.engine.siblings import LayerGroup
 
-# Up to this many rows x ranks, all adapters are applied to all rows at once and the wrong ones are
-# masked out: cheaper than a pair of small matmuls per adapter (loadtest/lora_paths.py).
-MAX_CONCATENATED_PRODUCTS = 16_384
+# All adapters are applied to all rows at once, and the wrong ones masked out, as long as that costs
+# at most this many multiplications for each small matmul it saves (loadtest/lora_paths.py).
+MAX_PRODUCTS_PER_MATMUL = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +147,11 @@ class LoRALayerSlots:
     def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
         ranks = tuple(sum(self._ranks[slot]) for slot in batch.slots)
-        total = sum(ranks)
-        if 0 < total * len(x) <= MAX_CONCATENATED_PRODUCTS:
+        products = len(x) * sum(ranks) * (x.shape[1] + y.shape[1])
+        num_matmuls = len(batch.segments) * (1 + len(self._columns))
+        if 0 < products <= MAX_PRODUCTS_PER_MATMUL * num_matmuls:
             self._apply_concatenated(x, y, ranks, batch)
-        elif total:
+        elif products:
             self._apply_segments(x, y, batch)
         if self._magnitudes:
             self._apply_magnitudes(y, bias, batch)
