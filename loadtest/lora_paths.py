@@ -1,4 +1,4 @@
-"""Times the two ways in which the engine applies adapters to a mixed batch, on one linear layer.
+"""Times the two ways in which the engine applies adapters to a mixed batch, on joined layers.
 
 Prints a Markdown table: microseconds for all ranks at once with a mask, and adapter by adapter.
 """
@@ -14,24 +14,29 @@ import torch
 from finlora.engine.lora import LoRABatch, LoRALayerSlots, LoRAWeights, Segment
 from finlora.engine.siblings import LayerGroup
 
-GROUP = LayerGroup(("gate_proj", "up_proj"), 576, (1536, 1536))  # of the default base
-NUM_ROWS = (32, 512, 2048)
-NUM_ADAPTERS = (1, 4, 8, 16)
-RANKS = (4, 8, 16)
-REPEATS = 200
+# Of the default base.
+GROUPS = (
+    LayerGroup(("q_proj", "k_proj", "v_proj"), 576, (576, 192, 192)),
+    LayerGroup(("gate_proj", "up_proj"), 576, (1536, 1536)),
+    LayerGroup(("down_proj",), 1536, (576,)),
+)
+NUM_ROWS = (32, 256, 1024)
+NUM_ADAPTERS = (1, 4, 16)
+RANKS = (8, 16)
+REPEATS = 100
 LIMIT = "finlora.engine.lora.MAX_PRODUCTS_PER_MATMUL"
 
 
-def slots(num_adapters: int, rank: int) -> LoRALayerSlots:
-    """One layer with every slot filled."""
-    layer = LoRALayerSlots(GROUP, num_adapters, rank, torch.bfloat16, "cpu")
+def slots(group: LayerGroup, num_adapters: int, rank: int) -> LoRALayerSlots:
+    """The slots of one group, all filled."""
+    layer = LoRALayerSlots(group, num_adapters, rank, torch.bfloat16, "cpu")
     for slot in range(num_adapters):
-        layer.write(slot, [_weights(rank, size) for size in GROUP.out_features])
+        layer.write(slot, [_weights(group.in_features, rank, size) for size in group.out_features])
     return layer
 
 
-def _weights(rank: int, out_features: int) -> LoRAWeights:
-    a = torch.randn(rank, GROUP.in_features, dtype=torch.bfloat16)
+def _weights(in_features: int, rank: int, out_features: int) -> LoRAWeights:
+    a = torch.randn(rank, in_features, dtype=torch.bfloat16)
     return LoRAWeights(a, torch.randn(rank, out_features, dtype=torch.bfloat16))
 
 
@@ -45,10 +50,10 @@ def even_batch(num_rows: int, num_adapters: int) -> LoRABatch:
 
 
 @torch.inference_mode()
-def microseconds(layer: LoRALayerSlots, batch: LoRABatch, limit: int) -> float:
+def microseconds(group: LayerGroup, layer: LoRALayerSlots, batch: LoRABatch, limit: int) -> float:
     """Median time of one application; `limit` decides which way is taken."""
-    x = torch.randn(batch.num_rows, GROUP.in_features, dtype=torch.bfloat16)
-    y = torch.zeros(batch.num_rows, sum(GROUP.out_features), dtype=torch.bfloat16)
+    x = torch.randn(batch.num_rows, group.in_features, dtype=torch.bfloat16)
+    y = torch.zeros(batch.num_rows, sum(group.out_features), dtype=torch.bfloat16)
     times = []
     with patch(LIMIT, limit):
         for _ in range(REPEATS):
@@ -60,13 +65,14 @@ def microseconds(layer: LoRALayerSlots, batch: LoRABatch, limit: int) -> float:
 
 def main() -> int:
     """Print the table."""
-    sys.stdout.write("| rows | adapters | rank | all at once, µs | one by one, µs |\n")
-    sys.stdout.write("|---|---|---|---|---|\n")
-    for num_rows, num_adapters, rank in product(NUM_ROWS, NUM_ADAPTERS, RANKS):
-        layer, batch = slots(num_adapters, rank), even_batch(num_rows, num_adapters)
-        at_once = microseconds(layer, batch, limit=sys.maxsize)
-        one_by_one = microseconds(layer, batch, limit=0)
-        cells = (num_rows, num_adapters, rank, f"{at_once:.0f}", f"{one_by_one:.0f}")
+    sys.stdout.write("| layers | rows | adapters | rank | all at once, µs | one by one, µs |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
+    for group, num_rows, num_adapters, rank in product(GROUPS, NUM_ROWS, NUM_ADAPTERS, RANKS):
+        layer, batch = slots(group, num_adapters, rank), even_batch(num_rows, num_adapters)
+        at_once = microseconds(group, layer, batch, limit=sys.maxsize)
+        one_by_one = microseconds(group, layer, batch, limit=0)
+        names = ", ".join(name.removesuffix("_proj") for name in group.names)
+        cells = (names, num_rows, num_adapters, rank, f"{at_once:.0f}", f"{one_by_one:.0f}")
         sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
     return 0
 

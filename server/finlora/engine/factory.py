@@ -1,7 +1,6 @@
 """Puts an engine together: base, cache, slots, warm-up, and the check that it computes right."""
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -48,12 +47,11 @@ def build_engine(
 
     `report` is told each phase. Raises BaseModelError, ConfigError.
     """
-    started = time.perf_counter()
     set_threads(settings.threads)
     report(f"loading {settings.model} ({settings.quantization})")
     base = load_base(settings.model, settings.quantization, device=settings.device)
     engine = assemble(base, settings, registry, metrics, report=report)
-    report(f"ready after {time.perf_counter() - started:.1f} s")
+    report("ready")
     return engine
 
 
