@@ -20,6 +20,8 @@ from finlora.bases.spec import BaseSpec
 from finlora.config import Settings
 
 DEADLINE_SECONDS = 120
+# A loop that only spins keeps the interpreter from the engine thread.
+POLL_SECONDS = 0.002
 MAX_MODEL_LEN = 256
 
 
@@ -74,11 +76,11 @@ class LiveServer:
             stats = self.state.engine.stats()
             if stats.num_running == stats.num_waiting == stats.kv_cache_usage == 0:
                 return
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _busy(self) -> None:
         while not self.state.engine.stats().num_running:
-            await asyncio.sleep(0)
+            await asyncio.sleep(POLL_SECONDS)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:

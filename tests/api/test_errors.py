@@ -129,7 +129,7 @@ def test_broken_files_fail_their_own_requests_only(
     server: LiveServer, http: httpx.Client, tmp_path: Path
 ) -> None:
     folder = server.state.registry.folder
-    adapter = register(folder, server.state.engine.spec, "broken", seed=5)
+    adapter = register(folder, server.state.engine.spec, "broken", seed=6)
     weights = adapter.folder / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1])
     try:
