@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from finlora.adapters.adapter import Adapter
+from finlora.adapters.label_task import softmax
 from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
@@ -37,7 +38,7 @@ class LabelScorer:
             adapter,
         )
         size = len(targets)
-        return [_normalised(sums[i : i + size]) for i in range(0, len(sums), size)]
+        return [softmax(sums[i : i + size]) for i in range(0, len(sums), size)]
 
     def target_logprobs(
         self,
@@ -82,10 +83,3 @@ class LabelScorer:
                 yield output
             if self._engine.last_step_was_idle and self._engine.has_requests:
                 self._loaded.wait()
-
-
-def _normalised(logprobs: list[float]) -> list[float]:
-    highest = max(logprobs)
-    weights = [math.exp(logprob - highest) for logprob in logprobs]
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]
