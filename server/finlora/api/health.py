@@ -9,16 +9,17 @@ import finlora
 from finlora.api.state import server_state
 
 router = APIRouter()
+PROBES = ["GET", "HEAD"]  # some load balancers ask for the head alone
 
 
-@router.get("/health")
+@router.api_route("/health", methods=PROBES)
 async def health(request: Request) -> Response:
     """200 while the process is worth keeping, also when it still loads."""
     healthy = server_state(request).healthy
     return _answer(healthy, {"status": "ok" if healthy else "failed"})
 
 
-@router.get("/ready")
+@router.api_route("/ready", methods=PROBES)
 async def ready(request: Request) -> Response:
     """200 once requests are served: the base is warm and computes what it should."""
     state = server_state(request)
@@ -26,13 +27,13 @@ async def ready(request: Request) -> Response:
     return _answer(state.ready, {"status": status, "phase": state.phase})
 
 
-@router.get("/version")
+@router.api_route("/version", methods=PROBES)
 async def version() -> Response:
     """The version of the server."""
     return _answer(True, {"version": finlora.__version__})
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=PROBES)
 async def metrics(request: Request) -> Response:
     """All series, in the format that the scraper asks for."""
     accept = request.headers.get("accept", "")
