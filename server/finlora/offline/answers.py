@@ -48,6 +48,11 @@ class Classifier:
         self._adapter = adapter
         self._choice = ChoiceTree([encoder.encode_target(label) for label in task.labels])
 
+    @property
+    def reference(self) -> str | None:
+        """The adapter's version, name@digest; None for the base."""
+        return None if self._adapter is None else self._adapter.reference
+
     def each(self, texts: Iterable[Text]) -> Generator[Classification | FinLoRAError]:
         """The label of each text, by exact probabilities from one pass over the prompt."""
         contexts = map(self._context, texts)

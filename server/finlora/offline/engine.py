@@ -45,7 +45,19 @@ class Engine:
         `model` is an embedded base, a local folder or a hub id; `registry` the folder of the
         adapters, by default the one that `finlora serve` would use.
         """
-        self.settings = _settings(model, registry, settings)
+        self._load(_settings(model, registry, settings), on_phase)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, *, on_phase: Callable[[str], None] = lambda phase: None
+    ) -> Self:
+        """An engine of settings that are complete."""
+        engine = cls.__new__(cls)
+        engine._load(settings, on_phase)
+        return engine
+
+    def _load(self, settings: Settings, on_phase: Callable[[str], None]) -> None:
+        self.settings = settings
         quiet_libraries()
         # Not above: the libraries must be quiet first, and a wrong setting need not wait for torch.
         from finlora.engine.factory import build_engine
