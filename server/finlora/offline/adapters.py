@@ -1,6 +1,7 @@
 """Which adapter a name means here: those of the registry, and those added to this process only."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,12 +20,12 @@ class Adapters:
     def __init__(self, settings: Settings) -> None:
         self.registry = open_registry(settings)
         self._settings = settings
-        self._folder = TemporaryDirectory(prefix="finlora-adapters-")
-        self._added = AdapterRegistry(Path(self._folder.name), who="finlora.Engine")
+        self._folder: TemporaryDirectory[str] | None = None
+        self._added: AdapterRegistry | None = None
 
     def names(self, spec: BaseSpec) -> list[str]:
         """Adapters that the base can serve."""
-        found = [*self.registry.current(), *self._added.current()]
+        found = [*self.registry.current(), *(self._added.current() if self._added else [])]
         return sorted(adapter.name for adapter in found if self._fits(adapter, spec))
 
     def resolve(self, name: str | None, spec: BaseSpec) -> Adapter | None:
@@ -34,10 +35,7 @@ class Adapters:
         """
         if name is None or name == spec.name:
             return None
-        try:
-            adapter = self._added.resolve(name)
-        except AdapterNotFoundError:
-            adapter = self.registry.resolve(name)
+        adapter = self._find(name)
         self._check(adapter, spec)
         return adapter
 
@@ -70,11 +68,22 @@ class Adapters:
             labels=None if labels is None else list(labels),
             prompt_template=template,
         )
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="finlora-adapters-")
+            self._added = AdapterRegistry(Path(self._folder.name), who="finlora.Engine")
+        assert self._added is not None
         return add_folder(self._added, folder, name, None, target).warnings
 
     def close(self) -> None:
         """Delete what was added."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _find(self, name: str) -> Adapter:
+        if self._added is not None:
+            with suppress(AdapterNotFoundError):
+                return self._added.resolve(name)
+        return self.registry.resolve(name)
 
     def _fits(self, adapter: Adapter, spec: BaseSpec) -> bool:
         try:

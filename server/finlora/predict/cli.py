@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from finlora.adapters.arguments import comma_separated
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
             added = AddedColumns(labeller.labels, args.prefix)
             output = destination.open(source, column, added, labeller.identity)
             fixed = destination.columns_are_fixed
-            with watched() as view:
+            with closing(output), watched() as view:
                 run = Run(source, column, added, output, view, columns_are_fixed=fixed)
                 tally = run.label_all(labeller)
                 view.line(_summary(tally, args.output))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finlora.adapters.files import sync_folder
 from finlora.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -70,6 +71,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self._path)
+        sync_folder(self._path.parent)
 
     def remove(self) -> None:
         """The output is complete, or begins anew."""

@@ -3,12 +3,15 @@
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finlora.config import Settings
 from finlora.errors import FinLoRAError
 from finlora.offline.answers import Text
 from finlora.offline.results import Classification
+
+if TYPE_CHECKING:
+    from finlora.offline.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,43 +26,40 @@ class Question:
 class Labeller(Protocol):
     """Labels texts in order."""
 
-    labels: tuple[str, ...]
-    identity: dict[str, Any]  # what answers depend on, for a run that goes on later
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it chooses from."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What answers depend on, for a run that goes on later."""
 
     def each(self, texts: Iterable[Text]) -> Generator[Classification | FinLoRAError]:
         """The label of each text; an error in the place of one that has none."""
 
 
 class LocalLabeller:
-    """The engine in this process."""
+    """An engine in this process."""
 
-    def __init__(self, settings: Settings, question: Question) -> None:
-        """Load it. Raises FinLoRAError."""
-        from finlora.offline.engine import Engine  # imports torch
-
-        self._engine = Engine.of(settings)
-        classifier = self._engine.classifier(
+    def __init__(self, engine: "Engine", question: Question) -> None:
+        """Raises FinLoRAError: the adapter, the labels or the template cannot be."""
+        classifier = engine.classifier(
             adapter=question.adapter, labels=question.labels, template=question.template
         )
         self.each = classifier.each
         self.labels = classifier.task.labels
         self.identity = {
-            "base": self._engine.model,
+            "base": engine.model,
             "adapter": classifier.reference,
             "labels": list(self.labels),
             "template": classifier.task.template.text,
         }
 
-    def close(self) -> None:
-        """Stop the engine."""
-        self._engine.close()
-
 
 @contextmanager
 def local_labeller(settings: Settings, question: Question) -> Iterator[Labeller]:
-    """An engine for as long as it is needed."""
-    labeller = LocalLabeller(settings, question)
-    try:
-        yield labeller
-    finally:
-        labeller.close()
+    """An engine for as long as it is needed. Raises FinLoRAError."""
+    from finlora.offline.engine import Engine  # imports torch
+
+    with Engine.of(settings) as engine:
+        yield LocalLabeller(engine, question)

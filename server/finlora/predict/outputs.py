@@ -28,7 +28,10 @@ class Output(Protocol):
         """A chunk; durable when this returns."""
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """The output is complete."""
+
+    def close(self) -> None:
+        """Complete or not, let go of it."""
 
 
 class StreamOutput:
@@ -50,6 +53,9 @@ class StreamOutput:
 
     def finish(self) -> None:
         """A stream needs no end."""
+
+    def close(self) -> None:
+        """It belongs to the process."""
 
     def _put(self, text: str) -> None:
         sys.stdout.buffer.write(_bytes(text))
@@ -77,9 +83,12 @@ class TextOutput:
         self._append(_bytes(self._encode(rows)), len(rows), num_bad)
 
     def finish(self) -> None:
-        """The file is complete."""
-        self._file.close()
+        """The mark goes."""
         self._journal.remove()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _append(self, content: bytes, num_rows: int, num_bad: int) -> None:
         self._file.write(content)
@@ -128,6 +137,9 @@ class ParquetOutput:
         """Join the parts."""
         self._parts.join(self.mark.num_parts, self._path)
         self._journal.remove()
+
+    def close(self) -> None:
+        """Nothing is open between two parts."""
 
     def _typed(self, row: dict[str, Any]) -> dict[str, Any]:
         as_text = self._as_text
