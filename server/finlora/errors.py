@@ -10,9 +10,10 @@ FinLoRAError
 ├── RequestError                    the client's request cannot be served as it is
 │   ├── PromptTooLongError          prompt and output do not fit the context window
 │   └── InvalidSamplingParamsError  a sampling parameter is out of range
-└── EngineError
-    ├── EngineOverloadedError       the waiting queue is full; try again later
-    └── EngineStoppedError          the engine is not running (starting, stopping, failed)
+├── EngineError
+│   ├── EngineOverloadedError       the waiting queue is full; try again later
+│   └── EngineStoppedError          the engine is not running (starting, stopping, failed)
+└── RemoteError                     a server that we ask does not answer as it should
 """
 
 
@@ -74,3 +75,7 @@ class EngineOverloadedError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is not running: starting, stopping or failed."""
+
+
+class RemoteError(FinLoRAError):
+    """A server that we ask does not answer as it should."""

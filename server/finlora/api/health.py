@@ -1,4 +1,7 @@
-"""What probes and scrapers ask; open to everybody, so it shows no prompt and no path."""
+"""What probes and scrapers ask; open to everybody, so it shows no prompt and no path.
+
+Some load balancers ask for the head alone.
+"""
 
 from typing import Any
 
@@ -9,17 +12,18 @@ import finlora
 from finlora.api.state import server_state
 
 router = APIRouter()
-PROBES = ["GET", "HEAD"]  # some load balancers ask for the head alone
 
 
-@router.api_route("/health", methods=PROBES)
+@router.head("/health", include_in_schema=False)
+@router.get("/health")
 async def health(request: Request) -> Response:
     """200 while the process is worth keeping, also when it still loads."""
     healthy = server_state(request).healthy
     return _answer(healthy, {"status": "ok" if healthy else "failed"})
 
 
-@router.api_route("/ready", methods=PROBES)
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready")
 async def ready(request: Request) -> Response:
     """200 once requests are served: the base is warm and computes what it should."""
     state = server_state(request)
@@ -27,13 +31,15 @@ async def ready(request: Request) -> Response:
     return _answer(state.ready, {"status": status, "phase": state.phase})
 
 
-@router.api_route("/version", methods=PROBES)
+@router.head("/version", include_in_schema=False)
+@router.get("/version")
 async def version() -> Response:
     """The version of the server."""
     return _answer(True, {"version": finlora.__version__})
 
 
-@router.api_route("/metrics", methods=PROBES)
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """All series, in the format that the scraper asks for."""
     accept = request.headers.get("accept", "")
