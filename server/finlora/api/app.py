@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 
 import finlora
-from finlora.api import completions, errors, health, models
-from finlora.api.auth import require_api_key
+from finlora.api import admin, completions, errors, health, models
+from finlora.api.auth import require_admin_key, require_api_key
 from finlora.api.state import ServerState
 from finlora.config import Settings
 
@@ -40,6 +40,7 @@ def app_of(state: ServerState) -> FastAPI:
     app.include_router(health.router)
     for router in (completions.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=[Depends(require_api_key)])
+    app.include_router(admin.router, prefix="/v1", dependencies=[Depends(require_admin_key)])
     return app
 
 
