@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from finlora.api.request_ids import HEADER, request_id_of
 from finlora.api.state import server_state
 from finlora.errors import (
     AdapterConflictError,
@@ -114,7 +115,9 @@ def _headers(error: Exception) -> dict[str, str]:
 async def _on_error(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
     server_state(request).metrics.request_rejected(kind.code)
-    return _response(kind, error_body(error), _headers(error))
+    # The middleware that adds the id elsewhere does not see the answer to what was unexpected.
+    headers = {HEADER: request_id_of(request), **_headers(error)}
+    return _response(kind, error_body(error), headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -64,6 +64,7 @@ class AsyncEngine:
         self.spec = engine.spec
         self.max_model_len = engine.max_model_len
         self.tokenizer = engine.tokenizer
+        self.chat_template = engine.chat_template
         self.vocab_size = engine.vocab_size
         self._engine = engine
         self._max_num_requests = max_num_requests
