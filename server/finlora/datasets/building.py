@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finlora.datasets.data_files import ORIGIN_SUFFIX, hub_snapshot
+from finlora.datasets.readers import READERS, Side
+from finlora.datasets.rows import Row
+from finlora.datasets.tasks import Source, Task
 from finlora.errors import ConfigError
-from finlora.training.data_files import ORIGIN_SUFFIX, hub_snapshot
-from finlora.training.datasets.readers import READERS, Side
-from finlora.training.datasets.tasks import Source, Task
-from finlora.training.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
