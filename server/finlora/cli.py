@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("finlora.api.cli", "serve a base and its adapters over HTTP"),
     "train": ("finlora.training.cli", "train an adapter and register it"),
     "data": ("finlora.datasets.cli", "make training files from their public sources"),
+    "eval": ("finlora.evaluation.cli", "score adapters on rows whose labels are known"),
     "adapters": ("finlora.adapters.cli", "list, add, verify, promote and remove adapters"),
     "bench": ("finlora.bench.cli", "measure the engine beside what the machine can do"),
     "models": ("finlora.bases.cli", "list and fetch base models"),
