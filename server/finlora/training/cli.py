@@ -18,6 +18,8 @@ from finlora.training.config import TrainingConfig
 from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
 from finlora.training.trackers import TRACKERS
 
+ANSWERS, RESTORE = "answers", "restore"
+
 if TYPE_CHECKING:
     from finlora.training.progress import Progress
     from finlora.training.result import Result
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Train, validate, register. Raises FinLoRAError."""
+    if _method(argv) == RESTORE:
+        from finlora.training.restoration.cli import main as restore
+
+        return restore(argv)
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
@@ -46,12 +52,26 @@ def entry() -> int:
         return 1
 
 
+def _method(argv: list[str]) -> str:
+    """What is to be learned decides which options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=ANSWERS)
+    method: str = parser.parse_known_args(argv)[0].method
+    return method
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="finlora train", description="Train a LoRA adapter on a quantised base."
     )
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
+    add(
+        "--method",
+        choices=(ANSWERS, RESTORE),
+        default=ANSWERS,
+        help="restore: bring the base back to 16 bits, without labels; it has options of its own",
+    )
     add("--list", action="store_true", help="show the configurations")
     add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON or YAML file of configurations")
     add("--base-model", help="embedded base, local folder or hub id")

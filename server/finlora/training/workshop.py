@@ -6,6 +6,7 @@ from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
+from finlora.datasets.rows import Split
 from finlora.errors import ConfigError
 from finlora.model import LoadedBase, load_base
 from finlora.training.batches import ExampleEncoder
@@ -15,7 +16,6 @@ from finlora.training.eva import start_from_activations
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
 from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
 from finlora.training.restore import load_weights
-from finlora.training.rows import Split
 from finlora.training.widen import check_double_quantised, widen
 
 # Up to here plain attention beats the fused CPU kernel, whose backward pass alone takes a fifth of

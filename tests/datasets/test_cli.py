@@ -10,12 +10,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from finlora.datasets.cli import main
+from finlora.datasets.readers import READERS
+from finlora.datasets.row_files import read_rows
+from finlora.datasets.rows import Row
+from finlora.datasets.tasks import TASKS
 from finlora.errors import ConfigError
-from finlora.training.datasets.cli import main
-from finlora.training.datasets.readers import READERS
-from finlora.training.datasets.tasks import TASKS
-from finlora.training.row_files import read_rows
-from finlora.training.rows import Row
 
 NEWS = (
     "What is the sentiment of this news? Please choose an answer from {negative/neutral/positive}."

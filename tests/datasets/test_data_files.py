@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from finlora.datasets.data_files import dataset_files
 from finlora.errors import ConfigError
-from finlora.training.data_files import dataset_files
 
 
 @pytest.fixture

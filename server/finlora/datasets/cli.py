@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from finlora.datasets.tasks import TASKS, Source, Task
 from finlora.errors import ConfigError
-from finlora.training.datasets.tasks import TASKS, Source, Task
 
 MAX_SHOWN_TARGETS = 12
 
@@ -47,7 +47,7 @@ def _list() -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     # Imported here: the list must not wait for the readers.
-    from finlora.training.datasets.building import prepare
+    from finlora.datasets.building import prepare
 
     task = TASKS[args.task]
     made = prepare(task, _sources(task, args.only), args.output, args.local, _report)

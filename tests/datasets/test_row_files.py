@@ -8,11 +8,11 @@ import pytest
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
+from finlora.datasets.row_files import Columns, read_rows
+from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import PromptTemplate
 from finlora.training.batches import ExampleEncoder
-from finlora.training.row_files import Columns, read_rows
-from finlora.training.rows import Message, Row
 from tests.training.rows import make_rows
 
 TEMPLATE = PromptTemplate("News: {input}\nAnswer: ")

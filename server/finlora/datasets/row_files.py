@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import PromptTemplate
-from finlora.training.rows import Message, Row
 
 ASSISTANT = "assistant"
 

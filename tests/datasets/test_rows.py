@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from finlora.datasets.row_files import read_rows
+from finlora.datasets.rows import Row, find_labels, first_rows, split_given, split_rows
 from finlora.errors import ConfigError
-from finlora.training.row_files import read_rows
-from finlora.training.rows import Row, find_labels, first_rows, split_given, split_rows
 from tests.training.rows import TEMPLATE, make_rows, write_rows
 
 

@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finlora.datasets.rows import Row
 from finlora.errors import ConfigError
-from finlora.training.rows import Row
 
 QUESTIONS_PER_ROW = 4
 MAX_TAGS_PER_SENTENCE = 3

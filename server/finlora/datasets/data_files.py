@@ -91,7 +91,7 @@ def _is_of(file: Path, folder: Path, split: str | None) -> bool:
 
 
 def _hint(file: Path) -> str:
-    from finlora.training.datasets.tasks import task_of_file
+    from finlora.datasets.tasks import task_of_file
 
     task = task_of_file(file.name)
     return f": `finlora data prepare {task}` makes it" if task else ""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finlora.datasets.data_files import ORIGIN_SUFFIX, hub_snapshot
+from finlora.datasets.readers import READERS, Side
+from finlora.datasets.rows import Row
+from finlora.datasets.tasks import Source, Task
 from finlora.errors import ConfigError
-from finlora.training.data_files import ORIGIN_SUFFIX, hub_snapshot
-from finlora.training.datasets.readers import READERS, Side
-from finlora.training.datasets.tasks import Source, Task
-from finlora.training.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ def prepare(
     for source in sources:
         report(f"{source.name}: {source.title}; licence: {source.licence}")
         before = {side: len(rows) for side, rows in sides.items()}
-        for side, row in READERS[source.name](_folder(source, local, len(task.sources) == 1)):
+        for side, row in READERS[source.name](
+            source_folder(source, local, is_only_one=len(task.sources) == 1)
+        ):
             sides[side].append(row)
         counts = (f"{len(rows) - before[side]} to {side}" for side, rows in sides.items())
         report(f"{source.name}: {', '.join(counts)}")
@@ -58,7 +60,8 @@ def prepare(
     return Prepared(files, counts_by_side, num_overlapping, Counter(row.target for row in train))
 
 
-def _folder(source: Source, local: Path | None, is_only_one: bool) -> Path:
+def source_folder(source: Source, local: Path | None, *, is_only_one: bool = False) -> Path:
+    """Where a source's own files are: below `local`, or fetched. Raises ConfigError."""
     if local is None:
         if source.hub is None:
             raise ConfigError(f"{source.name} is on no hub: --from FOLDER with {source.needs}")

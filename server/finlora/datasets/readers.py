@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from finlora.datasets import questions
+from finlora.datasets.data_files import table_files
+from finlora.datasets.row_files import read_records
+from finlora.datasets.rows import Row, position
+from finlora.datasets.xbrl import filing_facts
 from finlora.errors import ConfigError
 from finlora.prompts import instruction_template, sentiment_template
-from finlora.training.data_files import table_files
-from finlora.training.datasets import questions
-from finlora.training.datasets.xbrl import filing_facts
-from finlora.training.row_files import read_records
-from finlora.training.rows import Row, position
 
 Side = Literal["train", "test"]
 Rows = Iterator[tuple[Side, Row]]
