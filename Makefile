@@ -75,5 +75,5 @@ $(VENV)/.loadtest: $(VENV)/.serve
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) -e '.[dev,bench,loadtest,train]'
+	$(PIP) -e '.[dev,bench,eval,loadtest,train]'
 	@touch $@
