@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 HOST =
 PORT =
 ARGS =
+# Processes that run the tests; each takes a core and up to 3 GiB.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -c constraints.txt
@@ -31,7 +33,7 @@ serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, AR
 # make a run on a busy machine many times slower.
 test test-slow: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov --cov-report=term $(ARGS)
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
