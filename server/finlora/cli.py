@@ -12,7 +12,9 @@ from finlora.errors import FinLoRAError
 COMMANDS = {
     "serve": ("finlora.api.cli", "serve a base and its adapters over HTTP"),
     "train": ("finlora.training.cli", "train an adapter and register it"),
-    "data": ("finlora.training.datasets.cli", "make training files from their public sources"),
+    "data": ("finlora.datasets.cli", "make training files from their public sources"),
+    "eval": ("finlora.evaluation.cli", "score adapters on rows whose labels are known"),
+    "predict": ("finlora.predict.cli", "label the rows of a CSV, JSON-lines or Parquet file"),
     "adapters": ("finlora.adapters.cli", "list, add, verify, promote and remove adapters"),
     "bench": ("finlora.bench.cli", "measure the engine beside what the machine can do"),
     "models": ("finlora.bases.cli", "list and fetch base models"),

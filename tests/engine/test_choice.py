@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finlora.adapters.adapter import Adapter
+from finlora.adapters.label_task import softmax
 from finlora.engine.batch import Batch
 from finlora.engine.model_runner import BatchLogits
 from finlora.engine.request import FinishReason, RequestOutput
@@ -240,8 +241,9 @@ def test_more_labels_than_one_step_holds(llama: World, make_engine: EngineMaker)
     prompt, adapter = prompts(2)[1], llama.adapters["dora"]
     output = engine.finish_one(prompt, adapter, params)
     assert len(engine.recorder.batches) == 2
-    (expected,) = LabelScorer(engine.engine).probabilities(
-        [prompt], [[*label, END] for label in labels], adapter
+    targets = [[*label, END] for label in labels]
+    expected = softmax(
+        LabelScorer(engine.engine).target_logprobs([prompt] * len(targets), targets, adapter)
     )
     found = [math.exp(value) for value in normalised(label_logprobs(output))]
     assert found == pytest.approx(expected, rel=1e-3)

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 
 import finlora
 from finlora.api import (
+    admin,
     chat,
     classify,
     completions,
@@ -16,7 +17,7 @@ from finlora.api import (
     models,
     tokenization,
 )
-from finlora.api.auth import require_api_key
+from finlora.api.auth import require_admin_key, require_api_key
 from finlora.api.request_ids import RequestIds
 from finlora.api.state import ServerState
 from finlora.config import Settings
@@ -48,10 +49,11 @@ def app_of(state: ServerState) -> FastAPI:
     errors.install(app)
     app.add_middleware(RequestIds)
     app.include_router(health.router)
-    key = [Depends(require_api_key)]
+    key, admin_key = [Depends(require_api_key)], [Depends(require_admin_key)]
     for router in (completions.router, chat.router, classify.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=key)
     app.include_router(tokenization.router, dependencies=key)
+    app.include_router(admin.router, prefix="/v1", dependencies=admin_key)
     return app
 
 

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -100,8 +100,8 @@ class LLMEngine:
         if not prompt_token_ids:
             raise RequestError("the prompt has no tokens", param="prompt")
         self._check_length(len(prompt_token_ids), params)
-        if adapter is not None and self.adapters.max_loras == 0:
-            raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
+        if adapter is not None:
+            self.check_takes_adapters()
         own_eos = (adapter.manifest.eos_token_ids or []) if adapter is not None else []
         eos = [*own_eos, *self.spec.eos_token_ids]
         request = Request(
@@ -119,6 +119,11 @@ class LLMEngine:
         if params.choice is not None:
             begin_choice(request, params.choice, self.vocab_size)
         return request
+
+    def check_takes_adapters(self) -> None:
+        """Raises AdapterIncompatibleError when there are no slots."""
+        if self.adapters.max_loras == 0:
+            raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
 
     def _check_length(self, num_prompt_tokens: int, params: SamplingParams) -> None:
         num_output, what = max(
@@ -142,6 +147,11 @@ class LLMEngine:
         request = self._requests.get(request_id)
         if request is not None:
             self._finish(request, FinishReason.ABORT)
+
+    @property
+    def requests(self) -> Collection[Request]:
+        """All that run or wait."""
+        return self._requests.values()
 
     @property
     def has_requests(self) -> bool:
@@ -173,7 +183,8 @@ class LLMEngine:
         return outputs
 
     def fail_all(self, error: FinLoRAError) -> list[RequestOutput]:
-        """End every request with the error."""
+        """End every request, and every wait for a load, with the error."""
+        self.adapters.abandon_loads(error)
         return [self._fail(request, error) for request in list(self._requests.values())]
 
     def stats(self) -> EngineStats:
