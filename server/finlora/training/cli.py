@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from finlora.adapters.shipped import open_registry
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import cache_folder, load_settings
-from finlora.errors import ConfigError, FinLoRAError
+from finlora.errors import ConfigError
+from finlora.failures import debug_wanted
+from finlora.failures import run as run_command
 from finlora.training.config import TrainingConfig
 from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
 from finlora.training.trackers import TRACKERS
+from finlora.usage import Parser
 
 if TYPE_CHECKING:
     from finlora.training.progress import Progress
@@ -26,30 +29,25 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Train, validate, register. Raises FinLoRAError."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
     if args.list:
         return _list(args.config)
     if args.name is None:
-        parser.error("which configuration? `--list` shows them")
+        options.error("which configuration? `--list` shows them")
     config = load_config(args.name, args.config, _overrides(args))
     return _run(args, config)
 
 
 def entry() -> int:
-    """The `finlora-train` program: errors in one line."""
+    """The `finlora-train` program."""
     quiet_libraries()
-    try:
-        return main(sys.argv[1:])
-    except FinLoRAError as error:
-        sys.stderr.write(f"finlora-train: {error}\n")
-        return 1
+    return run_command("finlora-train", lambda: main(sys.argv[1:]), debug=debug_wanted())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="finlora train", description="Train a LoRA adapter on a quantised base."
-    )
+def parser() -> Parser:
+    """The options of `finlora train`."""
+    parser = Parser(prog="finlora train", description="Train a LoRA adapter on a quantised base.")
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
     add("--list", action="store_true", help="show the configurations")
