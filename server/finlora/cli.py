@@ -19,6 +19,7 @@ COMMANDS = {
     "data": ("finlora.training.datasets.cli", "make training files from their public sources"),
     "adapters": ("finlora.adapters.cli", "list, add, verify, promote and remove adapters"),
     "bench": ("finlora.bench.cli", "measure the engine beside what the machine can do"),
+    "doctor": ("finlora.doctor.cli", "tell how well this machine can serve, and what to change"),
     "models": ("finlora.bases.cli", "list and fetch base models"),
 }
 DEBUG = "--debug"
