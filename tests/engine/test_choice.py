@@ -91,6 +91,26 @@ def test_probabilities_equal_transformers(
             )
 
 
+def test_the_likeliest_label_can_be_taken_for_the_likeliest_token(
+    llama: World, make_engine: EngineMaker
+) -> None:
+    engine = make_engine(llama)
+    outputs = run(engine, mixed_rows(llama), replace(SCORED, takes_likeliest_label=True))
+    for output, greedy in zip(outputs, run(engine, mixed_rows(llama), SCORED), strict=True):
+        scores = label_logprobs(output)
+        label = LABELS[scores.index(max(scores))]
+        assert output.token_ids == (*label, END)
+        assert scores == pytest.approx(label_logprobs(greedy), abs=1e-4)
+        assert output.logprobs is not None
+        total = sum(t.logprob for t in output.logprobs)
+        assert total == pytest.approx(max(scores), abs=1e-4)
+    # Else nothing would have been tested.
+    assert any(
+        output.token_ids != greedy.token_ids
+        for output, greedy in zip(outputs, run(engine, mixed_rows(llama), SCORED), strict=True)
+    )
+
+
 def test_prompts_and_all_labels_run_in_one_step(llama: World, make_engine: EngineMaker) -> None:
     engine = make_engine(llama)
     rows = mixed_rows(llama)

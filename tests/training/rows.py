@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from finlora.datasets.rows import Row
 from finlora.prompts import sentiment_template
-from finlora.training.rows import Row
 
 LABELS = ("negative", "neutral", "positive")
 TEMPLATE = sentiment_template("news", LABELS)

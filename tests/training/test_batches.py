@@ -3,6 +3,7 @@ import random
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from finlora.datasets.rows import Row
 from finlora.prompts import encode_prompt
 from finlora.training.batches import (
     Example,
@@ -11,7 +12,6 @@ from finlora.training.batches import (
     collate,
     length_grouped,
 )
-from finlora.training.rows import Row
 from tests.training.rows import make_rows
 
 CPU = torch.device("cpu")

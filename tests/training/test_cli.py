@@ -15,11 +15,11 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.validation import parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
+from finlora.datasets.rows import Row
 from finlora.errors import ConfigError
 from finlora.model import base_spec
 from finlora.training.cli import main
 from finlora.training.config_files import load_config
-from finlora.training.rows import Row
 from tests.training.configs import write_config
 from tests.training.rows import LABELS, write_rows
 

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from finlora.config import DEFAULT_BASE, Quantization
+from finlora.datasets.tasks import TASKS
 from finlora.errors import ConfigError
 from finlora.training.config import TrainingConfig
 from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
-from finlora.training.datasets.tasks import TASKS
 
 BASES = {"llama_3_1_8b": "meta-llama/Llama-3.1-8B-Instruct", "smollm2_135m": DEFAULT_BASE}
 VARIANTS = ("4bits_r4", "8bits_r8", "8bits_r8_rslora", "8bits_r8_dora", "fp16_r8")

@@ -6,11 +6,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from finlora.config import Quantization
+from finlora.datasets.rows import Row
 from finlora.model import LoadedBase, load_base
 from finlora.training.batches import ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs, target_logprobs
-from finlora.training.rows import Row
 from finlora.training.workshop import attach_layers
 from tests.tiny_models import build
 from tests.training.rows import make_rows

@@ -5,10 +5,10 @@ import pytest
 
 from finlora.adapters.cli import main as adapters
 from finlora.adapters.registry import AdapterRegistry
+from finlora.datasets.rows import Row
 from finlora.evaluation.paired_test import PairedTest
 from finlora.training.cli import main
 from finlora.training.gate import GateRules, InService, decide
-from finlora.training.rows import Row
 from finlora.training.validation import Judgement
 from tests.training.configs import write_config
 from tests.training.rows import TEMPLATE, VERBS, write_rows

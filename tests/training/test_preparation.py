@@ -6,11 +6,11 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import PreTrainedTokenizerFast
 
+from finlora.datasets.rows import Row
 from finlora.errors import ConfigError
 from finlora.training.batches import ExampleEncoder
 from finlora.training.config import DataSource, TrainingConfig
 from finlora.training.preparation import answer_weights, encode_rows, load_dataset
-from finlora.training.rows import Row
 from tests.training.rows import LABELS, make_rows, write_rows
 
 UNEVEN = [

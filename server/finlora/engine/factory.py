@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from finlora.adapters.cache import AdapterCache
 from finlora.adapters.registry import AdapterRegistry
+from finlora.chat_template import ChatTemplate
 from finlora.config import Settings
 from finlora.engine import siblings
 from finlora.engine.golden import GoldenCheck
@@ -115,6 +116,7 @@ def assemble(
             memory=memory,
             adapters=adapters,
             tokenizer=base.tokenizer.backend_tokenizer,
+            chat_template=ChatTemplate.of(base.tokenizer),
             spec=base.spec,
             metrics=metrics,
             base_bytes=base_bytes,

@@ -10,9 +10,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import TextEncoder, encode_prompt
-from finlora.training.rows import Message, Row
 
 POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
 MIN_SHARED_TOKENS = 4

@@ -21,6 +21,8 @@ from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_con
 from finlora.training.trackers import TRACKERS
 from finlora.usage import Parser
 
+ANSWERS, RESTORE = "answers", "restore"
+
 if TYPE_CHECKING:
     from finlora.training.progress import Progress
     from finlora.training.result import Result
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Train, validate, register. Raises FinLoRAError."""
+    if _method(argv) == RESTORE:
+        from finlora.training.restoration.cli import main as restore
+
+        return restore(argv)
     options = parser()
     args = options.parse_args(argv)
     if args.list:
@@ -45,17 +51,32 @@ def entry() -> int:
     return run_command("finlora-train", lambda: main(sys.argv[1:]), debug=debug_wanted())
 
 
+def _method(argv: list[str]) -> str:
+    """What is to be learned decides which options there are."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=ANSWERS)
+    method: str = parser.parse_known_args(argv)[0].method
+    return method
+
+
 def parser() -> Parser:
     """The options of `finlora train`."""
     parser = Parser(prog="finlora train", description="Train a LoRA adapter on a quantised base.")
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
+    add(
+        "--method",
+        choices=(ANSWERS, RESTORE),
+        default=ANSWERS,
+        help="restore: bring the base back to 16 bits, without labels; it has options of its own",
+    )
     add("--list", action="store_true", help="show the configurations")
     add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON or YAML file of configurations")
     add("--base-model", help="embedded base, local folder or hub id")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     add("--seed", type=int, help="start of everything random")
-    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--device", help="cpu, cuda or auto")
+    add("--threads", type=int, help="CPU threads; 0: physical cores")
     add("--registry", type=Path, help="folder of the adapter registry")
     add("--output", type=Path, help="also write the adapter into this folder")
     add("--min-accuracy", type=_share, help="serve it only from this accuracy on (0 to 1)")
@@ -129,7 +150,10 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
         return 0
     progress = _progress(args, config)
     try:
-        _keep(order, run(order, progress), progress)
+        result = run(order, progress)
+        if result is None:
+            return 0
+        _keep(order, result, progress)
     except RunStoppedError as stopped:
         progress.phase(str(stopped))
         return 0
@@ -143,12 +167,14 @@ def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
     from finlora.training.gate import GateRules
     from finlora.training.run import Order
 
+    settings = load_settings(registry=args.registry, device=args.device, threads=args.threads)
     return Order(
         name=args.name,
         config=config,
         folder=Path() if args.config == SHIPPED_CONFIGS else args.config.parent,
-        device=args.device,
-        registry=open_registry(load_settings(registry=args.registry)),
+        device=settings.device,
+        threads=settings.threads,
+        registry=open_registry(settings),
         command=_command(args),
         checkpoints=args.checkpoints or cache_folder() / "training" / args.name,
         output=args.output,
@@ -160,11 +186,14 @@ def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
 
 
 def _progress(args: argparse.Namespace, config: TrainingConfig) -> "Progress":
-    from finlora.training.display import choose_view
+    from finlora.training.display import PlainView, choose_view
     from finlora.training.event_log import EventLog
     from finlora.training.progress import Progress
+    from finlora.training.team import is_leader
     from finlora.training.trackers import open_tracker
 
+    if not is_leader():
+        return Progress(PlainView(lambda _: None))
     file = args.log or cache_folder() / "training" / f"{args.name}.jsonl"
     trackers = [
         open_tracker(kind, args.name, config.model_dump(), file.parent) for kind in args.report_to

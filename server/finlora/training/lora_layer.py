@@ -56,7 +56,7 @@ class TrainableLoRA(nn.Module):
         self.b = nn.Parameter(b.to(device))
         self.magnitude = None
         if settings.use_dora:
-            self._squares = _plain_weight(base).square().sum(1)
+            self._squares = plain_weight(base).square().sum(1)
             self.magnitude = nn.Parameter(self._squares.sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def attach(
     return layers
 
 
-def _plain_weight(layer: Any) -> Tensor:
+def plain_weight(layer: Any) -> Tensor:
     """[out_features, in_features] in float32, whatever the layer stores."""
     if isinstance(layer, Linear4bit):
         return served_weight(layer, packed=False)

@@ -27,7 +27,7 @@ def build_manifest(
         base_fingerprint=spec.fingerprint,
         tokenizer_hash=spec.tokenizer_hash,
         prompt_format_hash=prompt_format_hash(config.template, eos),
-        quantization=_trained_on(workshop.base),
+        quantization=trained_on(workshop.base),
         task=config.task,
         labels=dataset.labels or None,
         prompt_template=config.prompt_template,
@@ -39,7 +39,8 @@ def build_manifest(
     )
 
 
-def _trained_on(base: LoadedBase) -> TrainingQuantization:
+def trained_on(base: LoadedBase) -> TrainingQuantization:
+    """How the base was stored that an adapter learned on."""
     four_bits = base.quantization is Quantization.NF4
     return TrainingQuantization(
         type=base.quantization.value,

@@ -11,12 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from finlora.errors import ConfigError
-from finlora.training.batches import Example, ExampleEncoder
-from finlora.training.config import DataSource, TrainingConfig
-from finlora.training.data_files import ORIGIN_SUFFIX, dataset_files, file_hash
-from finlora.training.row_files import Columns, read_rows
-from finlora.training.rows import (
+from finlora.datasets.data_files import ORIGIN_SUFFIX, dataset_files, file_hash
+from finlora.datasets.row_files import Columns, read_rows
+from finlora.datasets.rows import (
     Row,
     Split,
     find_labels,
@@ -24,6 +21,9 @@ from finlora.training.rows import (
     split_given,
     split_rows,
 )
+from finlora.errors import ConfigError
+from finlora.training.batches import Example, ExampleEncoder
+from finlora.training.config import DataSource, TrainingConfig
 
 NONE: Mapping[str, float] = MappingProxyType({})
 

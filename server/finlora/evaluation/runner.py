@@ -1,0 +1,47 @@
+"""Asks every model about every row, and keeps what they said."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from finlora.evaluation.answers import Answerer, Mode, Question, Reply
+from finlora.evaluation.outcome import Outcome, choose
+from finlora.evaluation.test_sets import TestSet
+
+Advance = Callable[[str], None]  # told of every row that is done, with what it belongs to
+
+
+def evaluate(
+    answerer: Answerer,
+    models: Sequence[str],
+    test_sets: Sequence[TestSet],
+    mode: Mode,
+    *,
+    advance: Advance = lambda _: None,
+) -> Iterator[Outcome]:
+    """One outcome for each test set and model, in that order. Raises FinLoRAError."""
+    for test_set in test_sets:
+        for model in models:
+            yield _evaluate(answerer, model, test_set, mode, advance)
+
+
+def _evaluate(
+    answerer: Answerer, model: str, test_set: TestSet, mode: Mode, advance: Advance
+) -> Outcome:
+    labels = test_set.labels if mode is Mode.SCORE else ()
+    questions = [Question(model, row.context, labels) for row in test_set.rows]
+    replies: dict[int, Reply] = {}
+    started = time.perf_counter()
+    for index, reply in answerer.ask(questions):
+        replies[index] = reply
+        advance(f"{model} on {test_set.name}")
+    seconds = time.perf_counter() - started
+    ordered = tuple(replies[i] for i in range(len(questions)))
+    return Outcome(
+        model=model,
+        test_set=test_set.name,
+        labels=test_set.labels,
+        expected=tuple(row.target for row in test_set.rows),
+        predicted=tuple(choose(reply, test_set.labels) for reply in ordered),
+        replies=ordered,
+        seconds=seconds,
+    )

@@ -1,1 +1,0 @@
-"""FinLoRA's training and test files, made from their public sources."""

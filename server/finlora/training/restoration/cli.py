@@ -1,0 +1,102 @@
+"""`finlora train NAME --method restore`: options, and what is printed."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from finlora.adapters.shipped import open_registry
+from finlora.config import DEFAULT_BASE, load_settings
+from finlora.training.restoration.order import RestorationOrder
+from finlora.usage import Parser
+
+DEFAULTS = {
+    name: RestorationOrder.__dataclass_fields__[name].default
+    for name in (
+        "num_steps", "batch_size", "length", "calibration_sequences", "held_out_sequences",
+        "learning_rate", "seed",
+    )
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Restore, register, print what it achieved. Raises FinLoRAError."""
+    args = parser().parse_args(argv)
+    order = _order(args, argv)
+    for rank in order.ranks:
+        variant = order.config(rank).variant
+        order.registry.check_name(order.adapter_name(rank), variant, Path(order.model).name)
+    # Imported here: they bring torch, which --help and a mistyped option do not need.
+    from finlora.training.restoration.registration import register
+    from finlora.training.restoration.restoration import restore
+
+    restored = restore(order, _say)
+    for adapter in register(order, restored):
+        _say(f"registered {adapter.reference} in {order.registry.folder}")
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(restored.findings.as_dict(), indent=1) + "\n", "utf-8")
+    sys.stdout.write(restored.findings.markdown())
+    return 0
+
+
+def _order(args: argparse.Namespace, argv: list[str]) -> RestorationOrder:
+    return RestorationOrder(
+        name=args.name,
+        model=args.base_model,
+        texts=tuple(args.text),
+        held_out=tuple(args.held_out),
+        ranks=tuple(args.rank),
+        registry=open_registry(load_settings(registry=args.registry)),
+        command=_command(argv),
+        device=args.device,
+        licence=args.licence,
+        **{name: getattr(args, name) for name in DEFAULTS},
+    )
+
+
+def _command(argv: list[str]) -> str:
+    """Files by their names alone: where they stand is the user's own business."""
+    return shlex.join(["finlora", "train", *(Path(w).name if "/" in w else w for w in argv)])
+
+
+def parser() -> Parser:
+    """The options of `finlora train --method restore`."""
+    parser = Parser(
+        prog="finlora train NAME --method restore",
+        description="Make an adapter that brings the NF4 base back to its 16-bit original: from "
+        "the quantisation error itself, then by distillation over unlabelled text.",
+    )
+    add = parser.add_argument
+    add("name", help="of the adapter")
+    add("--method", choices=("restore",), help="this one")
+    add("--text", type=Path, nargs="+", required=True, metavar="FILE",
+        help="txt, JSON lines, CSV or Parquet")  # fmt: skip
+    add("--held-out", type=Path, nargs="+", default=[], metavar="FILE",
+        help="text to measure on (default: a tenth of the other)")  # fmt: skip
+    add("--rank", type=_ranks, default=[16], metavar="R[,R...]",
+        help="one adapter for each (default: 16)")  # fmt: skip
+    add(
+        "--base-model", default=DEFAULT_BASE, metavar="TEXT", help="embedded base, folder or hub id"
+    )
+    add("--registry", type=Path, metavar="DIR", help="folder of the adapter registry")
+    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--licence", help="licence of the adapter")
+    add("--json", type=Path, metavar="FILE", help="also write the figures there")
+    for name, default in DEFAULTS.items():
+        kind = float if isinstance(default, float) else int
+        add(f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N",
+            help=f"default: {default}")  # fmt: skip
+    return parser
+
+
+def _ranks(text: str) -> list[int]:
+    ranks = sorted({int(part) for part in text.split(",")})
+    if ranks[0] < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return ranks
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(what + "\n")

@@ -1,0 +1,149 @@
+"""The engine in this process and a server give the same answers, and they are the model's own."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from finlora.adapters.registry import AdapterRegistry
+from finlora.config import Quantization, Settings
+from finlora.errors import AdapterNotFoundError, EngineError
+from finlora.evaluation.answers import Answerer, Question, Reply
+from finlora.evaluation.engine_answers import EngineAnswers, engine_answers
+from finlora.evaluation.server_answers import ServerAnswers
+from finlora.model import LoadedBase, base_spec, load_base
+from finlora.prompts import TextEncoder, encode_prompt
+from tests.api.live import LiveServer, register, serving
+from tests.tiny_models import build
+from tests.training.rows import LABELS, make_rows
+
+PROMPTS = [row.context for row in make_rows()[:6]]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("eval")
+    model = build("llama", folder / "tiny-llama")
+    register(folder / "registry", base_spec(str(model)), "news", seed=0)
+    return Settings(
+        model=str(model),
+        quantization=Quantization.NONE,
+        device="cpu",
+        registry=folder / "registry",
+        max_model_len=256,
+        max_num_seqs=4,
+        kv_cache_bytes=1 << 22,
+        shutdown_seconds=5,
+    )
+
+
+@pytest.fixture(scope="module")
+def registry(settings: Settings) -> AdapterRegistry:
+    assert settings.registry is not None
+    return AdapterRegistry(settings.registry)
+
+
+@pytest.fixture(scope="module")
+def engine(settings: Settings, registry: AdapterRegistry) -> Iterator[EngineAnswers]:
+    with engine_answers(settings, registry, ["base", "news"]) as answers:
+        yield answers
+
+
+@pytest.fixture(scope="module")
+def server(settings: Settings) -> Iterator[LiveServer]:
+    with serving(settings) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def plain(settings: Settings) -> LoadedBase:
+    return load_base(
+        settings.model, Quantization.NONE, device="cpu", dtype=torch.float32, training=True
+    )
+
+
+def ask(answerer: Answerer, questions: list[Question]) -> list[Reply]:
+    replies = dict(answerer.ask(questions))
+    return [replies[i] for i in range(len(questions))]
+
+
+def test_probabilities_are_the_models_own(engine: EngineAnswers, plain: LoadedBase) -> None:
+    replies = ask(engine, [Question("base", prompt, LABELS) for prompt in PROMPTS])
+    encoder, eos = TextEncoder(plain.tokenizer), plain.spec.eos_token_ids[0]
+    for prompt, reply in zip(PROMPTS, replies, strict=True):
+        context = encode_prompt(plain.tokenizer, prompt)
+        sums = []
+        for label in LABELS:
+            target = [*encoder.encode_target(label), eos]
+            logits = plain.model(input_ids=torch.tensor([context + target])).logits[0]
+            rows = logits.log_softmax(-1)[len(context) - 1 : -1]
+            sums.append(rows.gather(1, torch.tensor(target)[:, None]).sum().item())
+        total = sum(map(math.exp, sums))
+        assert reply.probabilities == pytest.approx([math.exp(s) / total for s in sums], rel=1e-3)
+        assert reply.num_prompt_tokens == len(context)
+
+
+def test_generation_is_greedy_and_ten_tokens_long(engine: EngineAnswers, plain: LoadedBase) -> None:
+    (reply,) = ask(engine, [Question("base", PROMPTS[0], ())])
+    context = torch.tensor([encode_prompt(plain.tokenizer, PROMPTS[0])])
+    output = plain.model.generate(
+        context, attention_mask=torch.ones_like(context), max_new_tokens=10, do_sample=False
+    )
+    assert reply.text == plain.tokenizer.decode(
+        output[0, context.shape[1] :], skip_special_tokens=True
+    )
+    assert reply.probabilities == ()
+    assert reply.num_output_tokens == output.shape[1] - context.shape[1]
+
+
+@pytest.mark.parametrize("labels", [LABELS, ()])
+def test_a_server_answers_as_the_engine_does(
+    engine: EngineAnswers, server: LiveServer, labels: tuple[str, ...]
+) -> None:
+    base = server.state.engine.spec.name
+    here = [Question(model, p, labels) for model in (base, "news") for p in PROMPTS]
+    with ServerAnswers(f"{server.url}/v1/", concurrency=4) as remote:
+        there = ask(remote, here)
+    for ours, theirs in zip(
+        ask(engine, [Question("base" if q.model == base else q.model, q.prompt, labels)
+                     for q in here]), there, strict=True,
+    ):  # fmt: skip
+        assert ours.text == theirs.text
+        assert ours.probabilities == pytest.approx(theirs.probabilities, rel=1e-4)
+        assert ours.num_prompt_tokens == theirs.num_prompt_tokens
+        assert ours.num_output_tokens == theirs.num_output_tokens
+    assert there[0] != there[6]
+
+
+def test_a_server_that_refuses_is_an_error(server: LiveServer) -> None:
+    with (
+        ServerAnswers(server.url) as remote,
+        pytest.raises(EngineError, match=r"404.*nobody"),
+    ):
+        ask(remote, [Question("nobody", "x", LABELS)])
+
+
+def test_no_server_is_an_error() -> None:
+    with (
+        ServerAnswers("http://127.0.0.1:9") as remote,
+        pytest.raises(EngineError, match="does not answer"),
+    ):
+        ask(remote, [Question("base", "x", LABELS)])
+
+
+def test_an_unknown_adapter_is_told_before_the_base_is_loaded(
+    settings: Settings, registry: AdapterRegistry
+) -> None:
+    with (
+        pytest.raises(AdapterNotFoundError),
+        engine_answers(settings, registry, ["nobody"]),
+    ):
+        pass
+
+
+def test_asking_ends_with_nothing_left_in_the_engine(engine: EngineAnswers) -> None:
+    answers = engine.ask([Question("news", prompt, LABELS) for prompt in PROMPTS])
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert engine.stats().num_running == 0
