@@ -1,6 +1,5 @@
 """`finlora serve`: flags from the settings, one listening socket, and a stop that loses nothing."""
 
-import argparse
 import asyncio
 import logging
 import socket
@@ -18,6 +17,7 @@ from finlora.api.welcome import welcome
 from finlora.config import Settings, load_settings
 from finlora.errors import ConfigError
 from finlora.flags import add_settings_flags
+from finlora.usage import Parser
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that it is they who close it.
@@ -26,7 +26,7 @@ KEEP_ALIVE_SECONDS = 75
 
 def main(argv: list[str]) -> int:
     """Serve until a signal comes. Raises FinLoRAError when the server cannot start."""
-    settings = load_settings(**vars(_parser().parse_args(argv)))
+    settings = load_settings(**vars(parser().parse_args(argv)))
     check_exposure(settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # A first start downloads and quantises the base for tens of seconds: say so.
@@ -36,8 +36,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora serve`."""
+    parser = Parser(
         prog="finlora serve",
         description="Serve one base model and its adapters over OpenAI's HTTP API.",
         epilog="Every flag can be given as FINLORA_<NAME> in the environment, or in the TOML file "
