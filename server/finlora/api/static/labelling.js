@@ -1,0 +1,118 @@
+// Many texts by several models: a few requests at a time, each error with its own row.
+
+import { GoneError, patiently, ServerError } from "./server.js";
+import { classify } from "./tasks.js";
+
+const BATCH = 32;
+const NUM_REQUESTS = 3;
+
+/** Labels rows of {text} or {error}; can be stopped and run again for what is left. */
+export class Labelling {
+  running = false;
+  failure;
+  numDone = 0;
+  numErrors = 0;
+  #abort;
+
+  constructor(texts, models) {
+    this.models = models;
+    this.rows = texts.map((row) => ({ ...row, results: new Map() }));
+    this.numAll = texts.length * models.length;
+    const unusable = this.rows.filter((row) => row.error).length;
+    this.numDone = unusable * models.length;
+    this.numErrors = unusable;
+  }
+
+  /** Whether it is these models that it asks, in this way. */
+  isFor(models) {
+    return JSON.stringify(models) === JSON.stringify(this.models);
+  }
+
+  stop() {
+    this.#abort?.abort();
+  }
+
+  /** Work until all is done, it is stopped, or the server cannot go on: then `failure` says why. */
+  async run(onProgress) {
+    this.running = true;
+    this.failure = undefined;
+    this.#abort = new AbortController();
+    const batches = this.#batches();
+    const work = async () => {
+      for (const { model, rows } of batches) {
+        await this.#label(model, rows, this.#abort.signal);
+        onProgress();
+      }
+    };
+    try {
+      await Promise.all(Array.from({ length: NUM_REQUESTS }, work));
+    } catch (error) {
+      this.stop();
+      if (error.name !== "AbortError") this.failure = error;
+    }
+    this.running = false;
+  }
+
+  /** How often each label was given by a model. */
+  countsOf(model) {
+    const counts = new Map(model.task.labels.map((label) => [label, 0]));
+    for (const { results } of this.rows) {
+      const label = results.get(model.id)?.label;
+      if (label !== undefined) counts.set(label, counts.get(label) + 1);
+    }
+    return counts;
+  }
+
+  /** The file with its results: for one model `label`, `p_...`, `error`, for more with their names. */
+  table(columns, records) {
+    const heads = this.models.map(({ id, task }) => {
+      const prefix = this.models.length > 1 ? `${id}.` : "";
+      return ["label", ...task.labels.map((label) => `p_${label}`), "error"].map((name) => prefix + name);
+    });
+    const body = records.map((record, index) => [
+      ...columns.map((_, column) => record[column] ?? ""),
+      ...this.models.flatMap((model) => this.#fields(model, this.rows[index])),
+    ]);
+    return [[...columns, ...heads.flat()], ...body];
+  }
+
+  #fields({ id, task }, row) {
+    const result = row.results.get(id);
+    const values = task.labels.map((label) => result?.probabilities?.[label].toFixed(6) ?? "");
+    return [result?.label ?? "", ...values, row.error ?? result?.error ?? ""];
+  }
+
+  /** What is left to do, shared by all who work. */
+  *#batches() {
+    for (const model of this.models) {
+      const left = this.rows.filter((row) => !row.error && !row.results.has(model.id));
+      for (let start = 0; start < left.length; start += BATCH) {
+        yield { model, rows: left.slice(start, start + BATCH) };
+      }
+    }
+  }
+
+  async #label(model, rows, signal) {
+    try {
+      const texts = rows.map((row) => row.text);
+      const ask = () => classify(model.id, model.task, texts, signal);
+      const results = await patiently(ask, isGone, signal); // it may come back
+      results.forEach((result, index) => this.#note(rows[index], model, result));
+    } catch (error) {
+      if (!(error instanceof ServerError) || error.status !== 400) throw error;
+      if (rows.length === 1) return this.#note(rows[0], model, { error: error.message });
+      // One row spoils the request: the halves tell which.
+      const middle = rows.length >> 1;
+      await this.#label(model, rows.slice(0, middle), signal);
+      await this.#label(model, rows.slice(middle), signal);
+    }
+  }
+
+  #note(row, model, result) {
+    row.results.set(model.id, result);
+    this.numDone += 1;
+    if (result.error) this.numErrors += 1;
+  }
+}
+
+const isGone = (error) => error instanceof GoneError;
