@@ -19,6 +19,7 @@ from tests.api.live import LiveServer, serving
 TEXTS = ["The bank raised its outlook", 'Shares "fell", <b>sharply</b>']
 TEMPLATE = "News: {input}\nAnswer: "  # of `news`, lent to the models that have none
 LABELS = ["negative", "positive"]
+PROBABILITIES = ["probability_negative", "probability_positive"]
 
 
 @pytest.fixture(scope="module")
@@ -205,20 +206,24 @@ class TestFile:
         assert heading[3:] == [
             f"{model}.{name}"
             for model in ("news", "tweets")
-            for name in ("label", "p_negative", "p_positive", "error")
+            for name in ("label", "probability", *PROBABILITIES, "error")
         ]
         assert [row[:3] for row in rows] == [[*row, ""][:3] for row in ROWS[1:]]
         for row in rows:
-            for model, (label, *values, error) in (("news", row[3:7]), ("tweets", row[7:])):
+            for model, (label, likeliest, *values, error) in (
+                ("news", row[3:8]),
+                ("tweets", row[8:]),
+            ):
                 if row[0] in "346":
-                    assert (label, *values) == ("", "", "")
+                    assert (label, likeliest, *values) == ("", "", "", "")
                     assert error
                     continue
                 scores = ask(
                     http, model, row[1], logprobs=0, structured_outputs={"choice": LABELS}
                 )["logprobs"]["choice_logprobs"]
                 assert label == max(scores, key=scores.__getitem__)
-                assert sum(map(float, values)) == pytest.approx(1, abs=1e-5)
+                assert likeliest == max(values, key=float)
+                assert sum(map(float, values)) == pytest.approx(1, abs=1e-6)
                 assert error == ""
 
     @pytest.mark.parametrize("content", ["", "only,a,heading\n", 'a,b\n1,"never closed\n'])

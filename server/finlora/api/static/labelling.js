@@ -5,6 +5,7 @@ import { classify } from "./tasks.js";
 
 const BATCH = 32;
 const NUM_REQUESTS = 3;
+const NUM_DIGITS = 7; // float32 carries no more
 
 /** Labels rows of {text} or {error}; can be stopped and run again for what is left. */
 export class Labelling {
@@ -63,12 +64,13 @@ export class Labelling {
     return counts;
   }
 
-  /** The file with its results: for one model `label`, `p_...`, `error`, for more with their names. */
+  /**
+   * The file with its results, in the columns of `finlora predict`; where there are several models, or
+   * a column has such a name already, with the model's name in front.
+   */
   table(columns, records) {
-    const heads = this.models.map(({ id, task }) => {
-      const prefix = this.models.length > 1 ? `${id}.` : "";
-      return ["label", ...task.labels.map((label) => `p_${label}`), "error"].map((name) => prefix + name);
-    });
+    const plain = this.models.length === 1 && !added(this.models[0]).some((name) => columns.includes(name));
+    const heads = this.models.map((model) => added(model).map((name) => (plain ? name : `${model.id}.${name}`)));
     const body = records.map((record, index) => [
       ...columns.map((_, column) => record[column] ?? ""),
       ...this.models.flatMap((model) => this.#fields(model, this.rows[index])),
@@ -78,8 +80,9 @@ export class Labelling {
 
   #fields({ id, task }, row) {
     const result = row.results.get(id);
-    const values = task.labels.map((label) => result?.probabilities?.[label].toFixed(6) ?? "");
-    return [result?.label ?? "", ...values, row.error ?? result?.error ?? ""];
+    const values = [result?.probability, ...task.labels.map((label) => result?.probabilities?.[label])];
+    const digits = values.map((value) => value?.toFixed(NUM_DIGITS) ?? "");
+    return [result?.label ?? "", ...digits, row.error ?? result?.error ?? ""];
   }
 
   /** What is left to do, shared by all who work. */
@@ -114,5 +117,7 @@ export class Labelling {
     if (result.error) this.numErrors += 1;
   }
 }
+
+const added = ({ task }) => ["label", "probability", ...task.labels.map((l) => `probability_${l}`), "error"];
 
 const isGone = (error) => error instanceof GoneError;

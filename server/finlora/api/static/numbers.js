@@ -1,5 +1,6 @@
 // Figures for people: three digits, one unit.
 
+const SPACE = "\u00a0"; // keeps a figure and its unit on one line
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
 /** A number with about three digits. */
@@ -17,16 +18,16 @@ export function bytes(value) {
     value /= 1000;
     unit += 1;
   }
-  return `${unit === 0 ? value : figure(value)} ${UNITS[unit]}`;
+  return `${unit === 0 ? value : figure(value)}${SPACE}${UNITS[unit]}`;
 }
 
 /** A time: "8.2 ms", "1.30 s", "4:05 min". */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 1) return `${figure(seconds * 1000)} ms`;
-  if (seconds < 60) return `${figure(seconds)} s`;
+  if (seconds < 1) return `${figure(seconds * 1000)}${SPACE}ms`;
+  if (seconds < 60) return `${figure(seconds)}${SPACE}s`;
   const whole = Math.round(seconds);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}${SPACE}min`;
 }
 
 /** A probability; three digits after the point, so that columns of them line up. */

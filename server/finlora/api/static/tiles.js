@@ -52,7 +52,7 @@ export class Tiles {
     );
     setText(byId("tile-ttft"), duration(middle));
     const span = Number.isNaN(recent) ? "since the start" : "last minute";
-    const note = Number.isNaN(middle) ? "no request yet" : `median, ${span}; 95 %: ${duration(high)}`;
+    const note = Number.isNaN(middle) ? "no request yet" : `median, ${span}; p95 ${duration(high)}`;
     setText(byId("tile-ttft-note"), note);
     const points = pairs(this.#scrapes).map(([a, b]) => quantile(a, b, FIRST_TOKEN, 0.5));
     spark("tile-ttft-spark", points);
