@@ -61,8 +61,13 @@ function show(state, message) {
 
 function openKey() {
   if (!byId("key-form").hidden) return;
-  byId("key-form").hidden = false;
+  showKey(true);
   byId("key").focus();
+}
+
+function showKey(open) {
+  byId("key-form").hidden = !open;
+  byId("key-button").hidden = open;
 }
 
 function choose(tab) {
@@ -119,7 +124,7 @@ byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value);
   byId("key").value = "";
-  byId("key-form").hidden = true;
+  showKey(false);
   connected = locked = false;
   look();
 });

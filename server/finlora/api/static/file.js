@@ -40,6 +40,7 @@ export class FilePanel {
     if (!this.#labelling?.isFor(models)) this.#labelling = new Labelling(this.#texts(), models);
     const labelling = this.#labelling;
     setText(byId("file-run").firstChild, "Label all rows ");
+    report(`Labelling ${counted(labelling.rows.length, "row")}…`);
     byId("file-run").disabled = true;
     byId("file-stop").disabled = false;
     byId("download").hidden = true;
@@ -48,6 +49,7 @@ export class FilePanel {
     await labelling.run(() => this.#progress(labelling, before, started));
     byId("file-run").disabled = false;
     byId("file-stop").disabled = true;
+    setText(byId("file-rate"), "");
     if (this.#labelling === labelling) this.#finish(labelling, (performance.now() - started) / 1000);
     if (labelling.failure) this.onError(labelling.failure);
   }
@@ -120,7 +122,7 @@ export class FilePanel {
     byId("file-progress").value = labelling.numDone / labelling.numAll;
     const left = (labelling.numAll - labelling.numDone) / rate;
     const rows = `${Math.floor(labelling.numDone / labelling.models.length).toLocaleString("en")} of ${counted(labelling.rows.length, "row")}`;
-    report(`${rows}, ${figure(rate / labelling.models.length)} rows/s, ${duration(left)} to go`);
+    setText(byId("file-rate"), `${rows}, ${figure(rate / labelling.models.length)} rows/s, ${duration(left)} to go`);
     this.#preview();
     byId("file-summary").replaceChildren(...summary(labelling));
   }
@@ -203,14 +205,14 @@ function resultCell(model, row) {
 /** How the labels are distributed, for each model. */
 function summary(labelling) {
   return labelling.models.map((model) => {
-    const counts = labelling.countsOf(model);
+    const counts = [...labelling.counts.get(model.id)];
     const stack = element("div", { class: "stack", "aria-hidden": "true" });
-    for (const [label, count] of counts) {
+    for (const [label, count] of counts.filter(([, number]) => number)) {
       const part = element("span", { class: colourOf(label, model.task.labels) });
       part.style.flexGrow = String(count);
       stack.append(part);
     }
-    const items = [...counts].map(([label, count]) =>
+    const items = counts.map(([label, count]) =>
       element("li", { class: colourOf(label, model.task.labels) }, `${label} `, element("b", {}, count.toLocaleString("en"))),
     );
     return element("div", {}, element("h3", {}, model.id), stack, element("ul", { class: "legend" }, ...items));

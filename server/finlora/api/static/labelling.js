@@ -7,7 +7,10 @@ const BATCH = 32;
 const NUM_REQUESTS = 3;
 const NUM_DIGITS = 7; // float32 carries no more
 
-/** Labels rows of {text} or {error}; can be stopped and run again for what is left. */
+/**
+ * Labels rows of {text} or {error}; can be stopped and run again for what is left. `counts` has how
+ * often each model gave each label.
+ */
 export class Labelling {
   running = false;
   failure;
@@ -22,6 +25,7 @@ export class Labelling {
     const unusable = this.rows.filter((row) => row.error).length;
     this.numDone = unusable * models.length;
     this.numErrors = unusable;
+    this.counts = new Map(models.map(({ id, task }) => [id, new Map(task.labels.map((l) => [l, 0]))]));
   }
 
   /** Whether it is these models that it asks, in this way. */
@@ -52,16 +56,6 @@ export class Labelling {
       if (error.name !== "AbortError") this.failure = error;
     }
     this.running = false;
-  }
-
-  /** How often each label was given by a model. */
-  countsOf(model) {
-    const counts = new Map(model.task.labels.map((label) => [label, 0]));
-    for (const { results } of this.rows) {
-      const label = results.get(model.id)?.label;
-      if (label !== undefined) counts.set(label, counts.get(label) + 1);
-    }
-    return counts;
   }
 
   /**
@@ -114,7 +108,12 @@ export class Labelling {
   #note(row, model, result) {
     row.results.set(model.id, result);
     this.numDone += 1;
-    if (result.error) this.numErrors += 1;
+    if (result.error) {
+      this.numErrors += 1;
+    } else {
+      const counts = this.counts.get(model.id);
+      counts.set(result.label, counts.get(result.label) + 1);
+    }
   }
 }
 

@@ -38,7 +38,7 @@ function bar(label, labels, result) {
   return element(
     "li",
     { class: `${colourOf(label, labels)}${label === result.label ? " best" : ""}` },
-    element("span", { class: "name" }, label),
+    element("span", { class: "name", title: label }, label),
     element("span", { class: "track", "aria-hidden": "true" }, fill),
     element("span", { class: "value" }, probability(value)),
   );

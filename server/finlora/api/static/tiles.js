@@ -86,7 +86,7 @@ function drawMemory(now) {
   const resident = now.sum("process_resident_memory_bytes");
   const limit = now.sum("finlora_memory_limit_bytes");
   setText(byId("tile-memory"), total ? bytes(total) : "–");
-  byId("tile-memory-stack").replaceChildren(...sizes.map(([kind, , size]) => segment(kind, size, total)));
+  byId("tile-memory-stack").replaceChildren(...sizes.filter(([, , size]) => size).map(([kind, , size]) => segment(kind, size, total)));
   byId("tile-memory-legend").replaceChildren(
     ...sizes.map(([kind, name, size]) =>
       element("li", { class: kind }, `${name} `, element("b", {}, bytes(size))),
