@@ -3,7 +3,7 @@
 import { GoneError, patiently, ServerError } from "./server.js";
 import { classify } from "./tasks.js";
 
-const BATCH = 32;
+const BATCH = 64;
 const NUM_REQUESTS = 3;
 const NUM_DIGITS = 7; // float32 carries no more
 

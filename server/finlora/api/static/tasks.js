@@ -32,28 +32,18 @@ export function problemOf(task) {
   return undefined;
 }
 
-/** The likeliest label of each text and the probability of every label. Raises as `post` does. */
+/** For each text its `label`, its `probability` and all `probabilities`. Raises as `post` does. */
 export async function classify(model, task, texts, signal) {
-  const body = {
-    model,
-    prompt: texts.map((text) => filled(task, text)),
-    temperature: 0,
-    logprobs: 0,
-    structured_outputs: { choice: task.labels },
-  };
-  const { choices } = await post("v1/completions", body, signal);
-  return choices.map(({ logprobs }) => {
-    const entries = Object.entries(logprobs.choice_logprobs).map(([l, v]) => [l, Math.exp(v)]);
-    const [label, probability] = entries.reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-    return { label, probability, probabilities: Object.fromEntries(entries) };
-  });
+  const body = { model, input: texts, ...task, return_probabilities: true };
+  const { data } = await post("v1/classify", body, signal);
+  return data;
 }
 
 /** What a model writes after each text, part by part: {index, text, done}. */
 export async function* answers(model, task, texts, maxTokens, signal) {
   const body = {
     model,
-    prompt: texts.map((text) => filled(task, text)),
+    prompt: texts.map((text) => task.template.split(INPUT).join(text)),
     max_tokens: maxTokens,
     temperature: 0,
     stream: true,
@@ -64,5 +54,3 @@ export async function* answers(model, task, texts, maxTokens, signal) {
     }
   }
 }
-
-const filled = (task, text) => task.template.split(INPUT).join(text);
