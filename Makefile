@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format bench-peers clean
+.PHONY: help serve test test-slow browser check format bench-peers clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverag
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+browser:  ## Install the Chromium that the playground's tests drive (Debian, as root)
+	apt-get update && apt-get install -y --no-install-recommends chromium
 
 check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check

@@ -107,6 +107,7 @@ def register(
     seed: int,
     fingerprint: str | None = None,
     created: str | None = None,
+    prompt_template: str | None = None,
 ) -> Adapter:
     """A random adapter on the attention layers, strong enough to change the answers."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
@@ -125,6 +126,7 @@ def register(
         task="sentiment",
         labels=["negative", "positive"],
         created=created,
+        prompt_template=prompt_template,
     )
     config_bytes = json.dumps(config).encode()
     return AdapterRegistry(folder).register(name, "tiny", config_bytes, save(tensors), manifest)

@@ -18,6 +18,7 @@ from finlora.api import (
     tokenization,
 )
 from finlora.api.auth import require_admin_key, require_api_key
+from finlora.api.playground import playground_router
 from finlora.api.request_ids import RequestIds
 from finlora.api.state import ServerState
 from finlora.config import Settings
@@ -49,6 +50,7 @@ def app_of(state: ServerState) -> FastAPI:
     errors.install(app)
     app.add_middleware(RequestIds)
     app.include_router(health.router)
+    app.include_router(playground_router())
     key, admin_key = [Depends(require_api_key)], [Depends(require_admin_key)]
     for router in (completions.router, chat.router, classify.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=key)
