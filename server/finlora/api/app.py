@@ -37,6 +37,7 @@ def app_of(state: ServerState) -> FastAPI:
     )
     app.state.server = state
     errors.install(app)
+    state.metrics.http.begin(errors.CODES)
     app.include_router(health.router)
     for router in (completions.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=[Depends(require_api_key)])

@@ -63,6 +63,7 @@ HTTP_ERRORS = {
     404: ErrorKind(404, INVALID, "not_found"),
     405: ErrorKind(405, INVALID, "method_not_allowed"),
 }
+CODES = {kind.code for kind in (INTERNAL_ERROR, *ERRORS.values())}
 
 
 def kind_of(error: Exception) -> ErrorKind:
@@ -106,7 +107,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
-    server_state(request).metrics.request_rejected(kind.code)
+    server_state(request).metrics.http.rejected(kind.code)
     return _response(kind, error_body(error), _headers(error))
 
 
