@@ -65,5 +65,5 @@ $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) -e '.[dev,bench,train]'
+	$(PIP) -e '.[dev,bench,otel,train]'
 	@touch $@
