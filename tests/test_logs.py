@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import queue
 from collections.abc import Iterator
+from logging.handlers import QueueHandler
 
 import pytest
 from hypothesis import given
@@ -12,17 +14,15 @@ from hypothesis import strategies as st
 from finlora.config import LogFormat, LogLevel
 from finlora.logs import JSONFormatter, TextFormatter, configure_logging, escaped, log_event
 
-NASTY = "a\r\nb\x1b[31mred\x00\u2028\u202e\x85\ud800 = \"q\" \\"
+NASTY = 'a\r\nb\x1b[31mred\x00\u2028\u202e\x85\ud800 = "q" \\'
 
 
 def record(message: str = "served", **fields: object) -> logging.LogRecord:
-    made: list[logging.LogRecord] = []
+    made: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logger = logging.Logger("finlora.test")
-    handler = logging.Handler()
-    handler.emit = made.append  # type: ignore[method-assign]
-    logger.addHandler(handler)
+    logger.addHandler(QueueHandler(made))
     log_event(logger, logging.INFO, message, **fields)
-    return made[0]
+    return made.get_nowait()
 
 
 @pytest.fixture

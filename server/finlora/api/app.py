@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 
 import finlora
 from finlora.api import completions, errors, health, models
+from finlora.api.access_log import AccessLog, Tracer
 from finlora.api.auth import require_api_key
 from finlora.api.state import ServerState
 from finlora.config import Settings
@@ -24,8 +25,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app_of(ServerState(settings, on_phase=log.info, on_failure=on_failure))
 
 
-def app_of(state: ServerState) -> FastAPI:
-    """The application around a state."""
+def app_of(state: ServerState, tracer: Tracer | None = None) -> FastAPI:
+    """The application around a state; `tracer` is told of every request that is over."""
     # The documentation pages would load their scripts from elsewhere; docs/api.md is ours.
     app = FastAPI(
         title="FinLoRA",
@@ -38,6 +39,7 @@ def app_of(state: ServerState) -> FastAPI:
     app.state.server = state
     errors.install(app)
     state.metrics.http.begin(errors.CODES)
+    app.add_middleware(AccessLog, state=state, tracer=tracer)
     app.include_router(health.router)
     for router in (completions.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=[Depends(require_api_key)])

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from finlora.api.request_record import CLIENT_GONE, note_error
 from finlora.api.state import server_state
 from finlora.errors import (
     AdapterIncompatibleError,
@@ -45,7 +46,6 @@ class ErrorKind:
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 INTERNAL_ERROR = ErrorKind(500, SERVER, "internal_error")
-CLIENT_GONE = 499  # as nginx logs it; nobody reads the answer
 
 ERRORS: dict[type[Exception], ErrorKind] = {
     RequestError: ErrorKind(400, INVALID, "invalid_value"),
@@ -108,6 +108,7 @@ def _headers(error: Exception) -> dict[str, str]:
 async def _on_error(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
     server_state(request).metrics.http.rejected(kind.code)
+    note_error(kind.code)
     return _response(kind, error_body(error), _headers(error))
 
 
@@ -116,6 +117,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         raise error
     other = ErrorKind(error.status_code, INVALID, "invalid_request")
     kind = HTTP_ERRORS.get(error.status_code, other)
+    note_error(kind.code)
     message = f"{request.method} {request.url.path}: {error.detail}"
     return _response(kind, _body(kind, message), dict(error.headers or {}))
 

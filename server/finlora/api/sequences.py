@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from finlora.adapters.adapter import Adapter
 from finlora.api.encoding import EncodedPrompt
 from finlora.api.protocol import INT64, CompletionRequest
+from finlora.api.request_record import begin_sequence, forget_sequence
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import ChoiceTree
@@ -54,6 +55,7 @@ async def run_all(
     arrived: asyncio.Queue[tuple[int, RequestOutput] | Exception] = asyncio.Queue()
 
     async def pump(index: int, sequence: Candidate) -> None:
+        begin_sequence(f"{request_id}-{index}", sequence.prompt.token_ids)
         outputs = engine.generate(
             sequence.prompt.token_ids,
             sequence.params,
@@ -66,6 +68,7 @@ async def run_all(
                 async for output in outputs:
                     arrived.put_nowait((index, output))
         except Exception as error:
+            forget_sequence(f"{request_id}-{index}")
             arrived.put_nowait(error)
 
     tasks = [asyncio.create_task(pump(i, sequence)) for i, sequence in enumerate(sequences)]
