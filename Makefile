@@ -70,5 +70,5 @@ $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) -e '.[dev,bench,eval,loadtest,train]'
+	$(PIP) -e '.[dev,bench,eval,loadtest,otel,train]'
 	@touch $@

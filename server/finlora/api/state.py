@@ -51,6 +51,7 @@ class ServerState:
             max_adapters=settings.metrics_max_adapters,
             registered=self.registry,
         )
+        self.metrics.watch_ready(lambda: self.ready)
         self.started = int(time.time())
         self.phase = "starting"
         self.failure: Exception | None = None
