@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow browser check format bench-peers clean
+.PHONY: help serve test test-slow test-tools check format bench-peers loadtest capacity clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,8 +38,8 @@ test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverag
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-browser:  ## Install the Chromium that the playground's tests drive (Debian, as root)
-	apt-get update && apt-get install -y --no-install-recommends chromium
+test-tools:  ## Install what some tests drive, a browser and Prometheus (Debian, as root)
+	apt-get update && apt-get install -y --no-install-recommends chromium prometheus
 
 check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -54,9 +54,15 @@ format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)
 
+loadtest: $(VENV)/.loadtest  ## A minute of locust's load on a server of its own (ARGS=--help)
+	@$(BIN)/python -m loadtest.run $(ARGS)
+
+capacity: $(VENV)/.loadtest  ## The highest request rate with fast first tokens (ARGS=--help)
+	@$(BIN)/python -m loadtest.capacity $(ARGS)
+
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.dev
+	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(NEEDS)")'
@@ -67,6 +73,10 @@ $(VENV)/.created:
 $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.loadtest: $(VENV)/.serve
+	$(PIP) -e '.[loadtest]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
