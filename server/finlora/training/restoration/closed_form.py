@@ -48,4 +48,5 @@ def _root(moment: Tensor) -> Tensor:
     """Lower triangular L with L L^T = R, R damped."""
     damping = DAMPING * moment.diagonal().mean().clamp_min(1e-12)
     identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    return torch.linalg.cholesky(moment + damping * identity)
+    root: Tensor = torch.linalg.cholesky(moment + damping * identity)
+    return root
