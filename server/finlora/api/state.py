@@ -113,13 +113,16 @@ class ServerState:
             await engine.stop(self.settings.shutdown_seconds)
 
     def resolve(self, model: str) -> Adapter | None:
-        """The adapter that a request's model names; None for the base.
+        """The adapter that a request's model names; None for the bare base.
 
         Raises AdapterNotFoundError, AdapterIncompatibleError, EngineStoppedError.
         """
+        name: str | None = model
         if model == self.engine.spec.name:
+            name = self.settings.default_adapter
+        if name is None:
             return None
-        adapter = self.registry.resolve(model)
+        adapter = self.registry.resolve(name)
         self._check_fits(adapter)
         return adapter
 
@@ -155,6 +158,8 @@ class ServerState:
         from finlora.engine.factory import build_engine
 
         settings = self.settings
+        if settings.default_adapter is not None:
+            self.registry.resolve(settings.default_adapter)  # a mistyped name is told at once
         engine = build_engine(settings, self.registry, self.metrics, report=self.report)
         limit = settings.max_num_waiting + settings.max_num_seqs
         running = AsyncEngine(engine, max_num_requests=limit)

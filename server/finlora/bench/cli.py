@@ -24,6 +24,7 @@ NOT_THE_ENGINES = {
     "metrics_max_adapters",
     "registry",
     "strict",
+    "default_adapter",
     "max_num_waiting",
 }
 SETTINGS = tuple(name for name in Settings.model_fields if name not in NOT_THE_ENGINES)

@@ -31,8 +31,8 @@ class Factors:
 def correct(error: Tensor, moment: Tensor, rank: int) -> Factors:
     """Factors of an error [out_features, in_features] under input moments [in, in]."""
     root = _root(moment.double())
-    u, s, vh = torch.linalg.svd(error.double() @ root, full_matrices=False)
-    rows = s[:rank, None] * vh[:rank]
+    u, s, vh = torch.linalg.svd((error.double() @ root).float(), full_matrices=False)
+    rows = (s[:rank, None] * vh[:rank]).double()
     return _balanced(
         torch.linalg.solve_triangular(root, rows, upper=False, left=False), u[:, :rank]
     )
