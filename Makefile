@@ -68,5 +68,5 @@ $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) -e '.[dev,bench,eval,train]'
+	$(PIP) -e '.[dev,bench,eval,loadtest,train]'
 	@touch $@

@@ -15,6 +15,7 @@ COMMANDS = {
     "data": ("finlora.datasets.cli", "make training files from their public sources"),
     "eval": ("finlora.evaluation.cli", "score adapters on rows whose labels are known"),
     "quality": ("finlora.quality.cli", "compare NF4 with an adapter and 16 bits with one"),
+    "predict": ("finlora.predict.cli", "label the rows of a CSV, JSON-lines or Parquet file"),
     "adapters": ("finlora.adapters.cli", "list, add, verify, promote and remove adapters"),
     "bench": ("finlora.bench.cli", "measure the engine beside what the machine can do"),
     "models": ("finlora.bases.cli", "list and fetch base models"),

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         bool, Field(description="share keys and values of equal beginnings")
     ] = True
     wide_copies: Annotated[
-        bool, Field(description="keep 16-bit copies of packed weights for prompts: faster, larger")
+        bool, Field(description="also keep the weights dequantised: faster prompts, more memory")
     ] = False
     adapter_cache_bytes: Annotated[
         PositiveInt, Field(description="memory for adapters waiting outside the slots")

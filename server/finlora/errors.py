@@ -6,13 +6,15 @@ FinLoRAError
 ├── AdapterError
 │   ├── AdapterNotFoundError        no adapter of that name (or digest) is registered
 │   ├── AdapterIncompatibleError    the adapter does not fit this base or this server
-│   └── AdapterLoadError            the adapter's files are missing, broken or refused
+│   ├── AdapterLoadError            the adapter's files are missing, broken or refused
+│   └── AdapterConflictError        a change does not fit what is registered or in use now
 ├── RequestError                    the client's request cannot be served as it is
 │   ├── PromptTooLongError          prompt and output do not fit the context window
 │   └── InvalidSamplingParamsError  a sampling parameter is out of range
-└── EngineError
-    ├── EngineOverloadedError       the waiting queue is full; try again later
-    └── EngineStoppedError          the engine is not running (starting, stopping, failed)
+├── EngineError
+│   ├── EngineOverloadedError       the waiting queue is full; try again later
+│   └── EngineStoppedError          the engine is not running (starting, stopping, failed)
+└── RemoteError                     a server that we ask does not answer as it should
 """
 
 
@@ -42,6 +44,10 @@ class AdapterIncompatibleError(AdapterError):
 
 class AdapterLoadError(AdapterError):
     """The adapter's files are missing, broken or refused."""
+
+
+class AdapterConflictError(AdapterError):
+    """A change does not fit what is registered or in use now."""
 
 
 class RequestError(FinLoRAError):
@@ -74,3 +80,7 @@ class EngineOverloadedError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is not running: starting, stopping or failed."""
+
+
+class RemoteError(FinLoRAError):
+    """A server that we ask does not answer as it should."""

@@ -10,6 +10,23 @@ from pydantic.fields import FieldInfo
 
 from finlora.config import Settings
 
+# Settings of the HTTP server and of the registry; all others are the engine's.
+NOT_THE_ENGINES = {
+    "host",
+    "port",
+    "api_key",
+    "admin_key",
+    "insecure",
+    "max_body_bytes",
+    "shutdown_seconds",
+    "metrics_max_adapters",
+    "registry",
+    "strict",
+    "default_adapter",
+    "max_num_waiting",
+}
+ENGINE_SETTINGS = tuple(name for name in Settings.model_fields if name not in NOT_THE_ENGINES)
+
 
 def add_settings_flags(
     parser: argparse._ActionsContainer, names: Iterable[str] = tuple(Settings.model_fields)

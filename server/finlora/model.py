@@ -141,12 +141,13 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     for module in model.modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
             yield "quantized", module.weight
-            yield from (("scales", scales) for scales in _scales(module))
+            yield from (("scales", scales) for scales in stored_scales(module))
     for tensor in (*model.parameters(), *model.buffers()):
         yield "other", tensor
 
 
-def _scales(layer: nn.Module) -> list[torch.Tensor]:
+def stored_scales(layer: nn.Module) -> list[torch.Tensor]:
+    """What a quantised layer holds beside its codes."""
     weight: Any = layer.weight
     if isinstance(layer, Linear8bitLt):
         # They move from the weight to the layer's state in the first forward.

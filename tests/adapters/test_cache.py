@@ -9,7 +9,12 @@ import pytest
 
 from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest
 from finlora.adapters.cache import AdapterCache
-from finlora.errors import AdapterError, AdapterLoadError
+from finlora.errors import (
+    AdapterConflictError,
+    AdapterError,
+    AdapterLoadError,
+    EngineStoppedError,
+)
 
 
 def make_adapter(name: str) -> Adapter:
@@ -212,3 +217,86 @@ def test_the_observer_hears_of_failed_loads(harness: Harness) -> None:
     harness.broken.add("a")
     harness.load("a")
     assert harness.events == ["a failed"]
+
+
+class TestAdministration:
+    """Loads nobody requested, pins, evictions."""
+
+    def test_everybody_who_asks_for_a_load_waits_for_the_same_one(self, harness: Harness) -> None:
+        harness.gate.clear()
+        arrivals = [harness.cache.load(make_adapter("a")) for _ in range(3)]
+        assert [r.loading for r in harness.cache.residents()] == [True]
+        assert not arrivals[0].cancel()  # one who leaves takes nothing from the others
+        harness.gate.set()
+        assert harness.loaded.acquire(timeout=10)
+        assert [r.tiers for r in harness.cache.residents()] == [("ram",)]
+        assert all(arrival.result(0) is None for arrival in arrivals)
+        assert harness.cache.load(make_adapter("a")).result(0) is None
+        assert harness.loads == ["a"]
+
+    def test_a_failed_load_is_told_and_unpins(self, harness: Harness) -> None:
+        harness.broken.add("a")
+        arrival = harness.cache.pin(make_adapter("a"))
+        assert harness.loaded.acquire(timeout=10)
+        assert harness.cache.residents() == []
+        with pytest.raises(AdapterLoadError):
+            arrival.result(0)
+
+    def test_who_waits_for_a_load_is_told_when_the_engine_ends(self, harness: Harness) -> None:
+        harness.gate.clear()
+        arrival = harness.cache.load(make_adapter("a"))
+        harness.cache.abandon_loads(EngineStoppedError("the end"))
+        with pytest.raises(EngineStoppedError):
+            arrival.result(0)
+
+    def test_a_pinned_adapter_outlives_others_in_ram_and_in_its_slot(
+        self, harness: Harness
+    ) -> None:
+        harness.load("a")
+        assert harness.cache.pin(make_adapter("a")).done()
+        harness.load("b", "c", "d")
+        assert harness.slot_of("a") == "a"
+        harness.cache.release(make_adapter("a"))
+        for name in ("b", "c", "d", "b"):
+            harness.load(name)
+            assert harness.slot_of(name) == name
+            harness.cache.release(make_adapter(name))
+        assert harness.cache.is_resident(make_adapter("a"))
+        assert harness.loads.count("a") == 1
+        harness.cache.unpin("digest-a")
+        harness.load("c", "d")
+        for name in ("c", "d"):
+            harness.slot_of(name)
+            harness.cache.release(make_adapter(name))
+        assert not harness.cache.is_resident(make_adapter("a"))
+
+    def test_pins_leave_a_slot_for_the_others(self, harness: Harness) -> None:
+        harness.load("a")
+        harness.cache.pin(make_adapter("a"))
+        with pytest.raises(AdapterConflictError):
+            harness.cache.pin(make_adapter("b"))
+        harness.cache.unpin("digest-a")
+        harness.cache.unpin("digest-a")
+
+    def test_evict(self, harness: Harness) -> None:
+        harness.load("a", "b")
+        harness.slot_of("a")
+        with pytest.raises(AdapterConflictError):
+            harness.cache.evict("digest-a")
+        harness.cache.release(make_adapter("a"))
+        harness.cache.hold(make_adapter("a"))
+        with pytest.raises(AdapterConflictError):
+            harness.cache.evict("digest-a")
+        harness.cache.unhold(make_adapter("a"))
+        harness.cache.evict("digest-a")
+        harness.cache.evict("digest-a")
+        assert [r.name for r in harness.cache.residents()] == ["b"]
+        assert harness.cache.ram_bytes == 10
+        assert harness.events[-2:] == ["a out of ram", "a out of slot"]
+        harness.cache.check_idle()
+
+    def test_what_loads_is_not_evicted(self, harness: Harness) -> None:
+        harness.gate.clear()
+        harness.cache.load(make_adapter("a"))
+        with pytest.raises(AdapterConflictError):
+            harness.cache.evict("digest-a")

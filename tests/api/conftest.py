@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+from pydantic import SecretStr
 
 from finlora.config import Quantization, Settings
 from finlora.model import base_spec
 from tests import tiny_models
 from tests.api.live import MAX_MODEL_LEN, LiveServer, register, serving
+
+ADMIN_KEY = "admin-key"
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,7 @@ def settings(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         kv_cache_bytes=4 * 2**20,
         max_body_bytes=200_000,
         shutdown_seconds=5,
+        admin_key=SecretStr(ADMIN_KEY),
     )
 
 
@@ -64,3 +68,13 @@ def http(server: LiveServer) -> Iterator[httpx.Client]:
 def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def admin(server: LiveServer) -> Iterator[httpx.Client]:
+    """A client with the admin key; what a test pins it must unpin."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    with httpx.Client(base_url=server.url, timeout=60, headers=headers) as client:
+        yield client
+        rows = client.get("/v1/admin/adapters").json()["data"]
+        assert not [row["name"] for row in rows if row["pinned"]]

@@ -29,6 +29,13 @@ def test_probes_of_a_ready_server(http: httpx.Client) -> None:
     assert http.get("/version").json() == {"version": finlora.__version__}
 
 
+@pytest.mark.parametrize("path", sorted(OPEN_PATHS))
+def test_probes_answer_with_the_head_alone(http: httpx.Client, path: str) -> None:
+    response = http.head(path)
+    assert response.status_code == 200
+    assert not response.content
+
+
 def test_metrics_show_what_was_served(http: httpx.Client) -> None:
     http.post("/v1/completions", json=BODY)
     response = http.get("/metrics")

@@ -28,6 +28,12 @@ def test_other_machines_need_a_key(host: str) -> None:
     check_exposure(Settings(host=host, insecure=True))
 
 
+def test_administration_needs_a_key_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="admin key"):
+        check_exposure(Settings(api_key=SecretStr("one"), admin_key=SecretStr("one")))
+    check_exposure(Settings(api_key=SecretStr("one"), admin_key=SecretStr("two")))
+
+
 def request_on(settings: Settings, address: Any) -> Request:
     """A request that came in on an address of this machine."""
     scope = {"type": "http", "headers": [], "app": create_app(settings), "server": address}

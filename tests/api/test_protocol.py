@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finlora.api.protocol import MAX_LOGIT_BIASES, CompletionRequest
+from finlora.api.protocol import CompletionRequest
+from finlora.api.protocol.fields import MAX_LOGIT_BIASES
 from finlora.errors import RequestError
 
 

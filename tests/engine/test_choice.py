@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finlora.adapters.adapter import Adapter
+from finlora.adapters.label_task import softmax
 from finlora.engine.batch import Batch
 from finlora.engine.model_runner import BatchLogits
 from finlora.engine.request import FinishReason, RequestOutput
@@ -88,6 +89,26 @@ def test_probabilities_equal_transformers(
             assert sum(t.logprob for t in output.logprobs) == pytest.approx(
                 expected[index], abs=1e-4
             )
+
+
+def test_the_likeliest_label_can_be_taken_for_the_likeliest_token(
+    llama: World, make_engine: EngineMaker
+) -> None:
+    engine = make_engine(llama)
+    outputs = run(engine, mixed_rows(llama), replace(SCORED, takes_likeliest_label=True))
+    for output, greedy in zip(outputs, run(engine, mixed_rows(llama), SCORED), strict=True):
+        scores = label_logprobs(output)
+        label = LABELS[scores.index(max(scores))]
+        assert output.token_ids == (*label, END)
+        assert scores == pytest.approx(label_logprobs(greedy), abs=1e-4)
+        assert output.logprobs is not None
+        total = sum(t.logprob for t in output.logprobs)
+        assert total == pytest.approx(max(scores), abs=1e-4)
+    # Else nothing would have been tested.
+    assert any(
+        output.token_ids != greedy.token_ids
+        for output, greedy in zip(outputs, run(engine, mixed_rows(llama), SCORED), strict=True)
+    )
 
 
 def test_prompts_and_all_labels_run_in_one_step(llama: World, make_engine: EngineMaker) -> None:
@@ -220,8 +241,9 @@ def test_more_labels_than_one_step_holds(llama: World, make_engine: EngineMaker)
     prompt, adapter = prompts(2)[1], llama.adapters["dora"]
     output = engine.finish_one(prompt, adapter, params)
     assert len(engine.recorder.batches) == 2
-    (expected,) = LabelScorer(engine.engine).probabilities(
-        [prompt], [[*label, END] for label in labels], adapter
+    targets = [[*label, END] for label in labels]
+    expected = softmax(
+        LabelScorer(engine.engine).target_logprobs([prompt] * len(targets), targets, adapter)
     )
     found = [math.exp(value) for value in normalised(label_logprobs(output))]
     assert found == pytest.approx(expected, rel=1e-3)

@@ -1,18 +1,19 @@
-"""On the embedded base in NF4 and bf16, as it is served."""
+"""On the embedded base in NF4 as it is served: in bf16 where the CPU has it, else in float32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.locate import locate
 from finlora.config import DEFAULT_BASE, Quantization
-from finlora.model import load_base
+from finlora.model import best_dtype, load_base
 from tests.adapters.peft_folders import read_tensors, save_adapter, write_tensors
 from tests.engine.harness import GREEDY, EngineUnderTest, register
 
@@ -91,8 +92,17 @@ def mixed_rows(engine: EngineUnderTest, adapters: list[Adapter], count: int = 8)
     ]
 
 
+def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Bit by bit in bf16; a float32 product sums in an order that depends on its number of rows."""
+    for one, other in zip(found, expected, strict=True):
+        if best_dtype(torch.device("cpu")) is torch.bfloat16:
+            assert torch.equal(one, other)
+        else:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("limit", [0, 400_000, 10**9])
-def test_logits_are_bit_equal_alone_and_in_a_mixed_batch(
+def test_logits_are_the_same_alone_and_in_a_mixed_batch(
     engine: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
     monkeypatch: pytest.MonkeyPatch,
@@ -107,10 +117,10 @@ def test_logits_are_bit_equal_alone_and_in_a_mixed_batch(
     for row, (tokens, logits) in zip(rows, together, strict=True):
         tokens_alone, logits_alone = engine.run([row], params, cache_salt=f"{limit}")[0]
         assert tokens == tokens_alone
-        assert all(torch.equal(a, b) for a, b in zip(logits, logits_alone, strict=True))
+        assert_same(logits, logits_alone)
 
 
-def test_logits_are_bit_equal_whole_and_in_chunks(
+def test_logits_are_the_same_whole_and_in_chunks(
     engine: EngineUnderTest,
     chunked: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
@@ -120,11 +130,11 @@ def test_logits_are_bit_equal_whole_and_in_chunks(
     for (_, whole), (_, chunks) in zip(
         engine.run(rows, params, cache_salt="whole"), chunked.run(rows, params), strict=True
     ):
-        assert torch.equal(whole[0], chunks[0])
+        assert_same(whole, chunks)
     assert any(s.start and s.num_tokens > 1 for b in chunked.recorder.batches for s in b.sequences)
 
 
-def test_logits_are_bit_equal_with_a_cached_beginning(
+def test_logits_are_the_same_with_a_cached_beginning(
     engine: EngineUnderTest,
     adapters: tuple[AdapterRegistry, list[Adapter]],
 ) -> None:
@@ -134,7 +144,7 @@ def test_logits_are_bit_equal_with_a_cached_beginning(
         cached = engine.run([row], params)[0]
         again = engine.run([row], params)[0]
         for other in (cached, again):
-            assert all(torch.equal(a, b) for a, b in zip(salted[1], other[1], strict=True))
+            assert_same(salted[1], other[1])
     assert any(s.start > 20 and s.num_tokens > 1 for b in engine.recorder.batches
                for s in b.sequences)  # fmt: skip
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count, zip_longest
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finlora.adapters.adapter import Adapter
 from finlora.adapters.cache import AdapterCache
 from finlora.engine.batch import NO_SLOT, Batch
 from finlora.engine.kv_cache import PADDING_PAGE, KVCache, KVLayout
@@ -50,11 +50,12 @@ class Engine:
     prefix_cache: bool = True
     batches: list[Batch] = field(default_factory=list)
     on_batch: Callable[[Batch], None] = lambda batch: None
+    load: Callable[[Adapter], Weights] = lambda adapter: Weights(adapter.name)
 
     def __post_init__(self) -> None:
         self.loaded = threading.Event()
         self.adapters: AdapterCache[Weights] = AdapterCache(
-            lambda adapter: Weights(adapter.name),
+            self.load,
             lambda slot, weights: None,
             max_loras=self.max_loras,
             max_bytes=1000,
@@ -327,15 +328,11 @@ def test_a_request_without_a_slot_is_overtaken_but_does_not_starve() -> None:
     engine.run()
 
 
-def test_an_unloadable_adapter_ends_its_own_requests_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    engine = Engine()
-
+def test_an_unloadable_adapter_ends_its_own_requests_only() -> None:
     def load(adapter: object) -> Weights:
         raise AdapterLoadError("gone")
 
-    monkeypatch.setattr(engine.adapters, "_load", load)
+    engine = Engine(load=load)
     lost, fine = request(3, 2, "a"), request(3, 2)
     engine.scheduler.add(lost)
     engine.scheduler.add(fine)

@@ -10,6 +10,7 @@ from finlora.bases.spec import LinearShape
 from finlora.config import Quantization
 from finlora.engine.packed_linear import PackedLinear, replace_packed_layers
 from finlora.engine.siblings import LayerGroup, Sibling, Siblings, group_layers, install
+from finlora.engine.unpacked_linear import UnpackedLinear, replace_unpacked_layers
 from finlora.model import load_base, pack
 from tests.engine.conftest import World
 
@@ -43,7 +44,8 @@ def test_only_siblings_of_one_parent_and_one_width_are_grouped() -> None:
     ("quantization", "dtype", "joined"),
     [
         (Quantization.NF4, torch.bfloat16, PackedLinear),
-        (Quantization.NF4, torch.float32, Siblings),
+        (Quantization.NF4, torch.float32, UnpackedLinear),
+        (Quantization.INT8, torch.float32, Siblings),
         (Quantization.NONE, torch.float32, nn.Linear),
     ],
 )
@@ -58,6 +60,7 @@ def test_every_layer_computes_what_it_did_alone(
     if joined is PackedLinear and not pack(base.model):
         pytest.skip("this CPU has no packed kernel")
     replace_packed_layers(base.model)
+    replace_unpacked_layers(base.model)
     names = list(base.spec.linear_layers)
     alone = {name: base.model.get_submodule(name) for name in names}
     members = install(base.model, group_layers(base.spec.linear_layers), lambda layer, _: layer)

@@ -63,7 +63,7 @@ def test_more_rows_than_are_queued_at_once(engine: LLMEngine) -> None:
 
 
 def test_very_unlikely_labels_do_not_underflow(engine: LLMEngine) -> None:
-    chances = LabelScorer(engine).probabilities([[5, 6]], [[1] * 50, [3] * 50], None)
+    chances = LabelScorer(engine).probabilities([[5, 6]], [[1] * 25 + [2], [3] * 25 + [2]], None)
     assert sum(chances[0]) == pytest.approx(1)
 
 

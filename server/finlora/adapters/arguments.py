@@ -64,7 +64,10 @@ def _add_arguments(add: argparse.ArgumentParser) -> None:
         help="quantisation it was trained on, when the folder does not say",
     )
     add.add_argument(
-        "--labels", type=_labels, metavar="A,B,...", help="the answers it gives, for classification"
+        "--labels",
+        type=comma_separated,
+        metavar="A,B,...",
+        help="the answers it gives, for classification",
     )
     add.add_argument("--template", help="prompt it was trained with, around {input}")
     add.add_argument("--licence", "--license", dest="licence", help="licence of the adapter")
@@ -85,7 +88,8 @@ def _base_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-rank", type=int, metavar="R", help="largest rank the server takes")
 
 
-def _labels(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
+    """`a, b,c` as a list."""
     return [label.strip() for label in text.split(",")]
 
 

@@ -1,55 +1,31 @@
 """The tiers above the registry: disk -> RAM -> slot, each least recently used first out.
 
-Every method runs on the engine's thread; only the load itself runs on the loader thread, which
-hands its result back through a queue. So a slow disk never holds up a step, and there is no lock.
+Every method runs on the engine's thread; only the load itself runs on the loader thread. So a slow
+disk never holds up a step, and there is no lock.
 """
 
-import logging
-import queue
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from finlora.adapters.adapter import Adapter
-from finlora.errors import AdapterError, AdapterLoadError
-
-logger = logging.getLogger(__name__)
-
-
-class Sized(Protocol):
-    """Weights that know their size."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes in RAM."""
-        ...
-
+from finlora.adapters.loader import AdapterLoader
+from finlora.adapters.residency import CacheObserver, ResidentAdapter, Sized
+from finlora.errors import AdapterConflictError, AdapterError, FinLoRAError
 
 Weights = TypeVar("Weights", bound=Sized)
 
 
-class CacheObserver(Protocol):
-    """Told what the cache does (the metrics)."""
-
-    def adapter_loaded(self, adapter: str, tier: str, seconds: float) -> None:
-        """An adapter reached `ram` or `slot`."""
-
-    def adapter_evicted(self, adapter: str, tier: str) -> None:
-        """An adapter left `ram` or `slot` to make room."""
-
-    def adapter_load_failed(self, adapter: str) -> None:
-        """An adapter could not be loaded."""
-
-
 @dataclass(slots=True)
-class _Loaded(Generic[Weights]):
-    digest: str
-    name: str
-    result: Weights | AdapterError
-    seconds: float
+class _Version:
+    """What is remembered of a version while it is in a tier."""
+
+    name: str  # that it was loaded by
+    num_bytes: int
+    last_used: float | None = None
 
 
 class AdapterCache(Generic[Weights]):
@@ -66,23 +42,21 @@ class AdapterCache(Generic[Weights]):
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.max_loras = max_loras
-        self._load = load
+        self.on_loaded = on_loaded
+        self._loader = AdapterLoader(load, lambda: self.on_loaded())
         self._write = write
         self._max_bytes = max_bytes
         self._observer = observer
-        self.on_loaded = on_loaded
         self._ram: OrderedDict[str, Weights] = OrderedDict()
         self._ram_bytes = 0  # counted as they come and go: adding up 1,000 adapters takes 0.1 s
         self._slots: OrderedDict[str, int] = OrderedDict()  # digest -> slot, oldest use first
         self._free_slots = list(range(max_loras - 1, -1, -1))
-        self._pins: dict[str, int] = {}  # digest -> running sequences
+        self._users: dict[str, int] = {}  # digest -> running sequences
         self._holds: dict[str, int] = {}  # digest -> requests that have started on it
+        self._pinned: set[str] = set()  # by an administrator
         self._wanted: frozenset[str] = frozenset()
-        self._loading: set[str] = set()
         self._failed: dict[str, AdapterError] = {}
-        self._names: dict[str, str] = {}  # digest -> name it was loaded by
-        self._done: queue.SimpleQueue[_Loaded[Weights]] = queue.SimpleQueue()
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
+        self._versions: dict[str, _Version] = {}
 
     @property
     def num_resident(self) -> int:
@@ -104,9 +78,70 @@ class AdapterCache(Generic[Weights]):
         """Names of the adapters in each tier; safe from any thread."""
         tiers = {"slot": list(self._slots), "ram": list(self._ram)}
         return {
-            tier: [self._names[digest] for digest in digests if digest in self._names]
+            tier: [version.name for d in digests if (version := self._versions.get(d))]
             for tier, digests in tiers.items()
         }
+
+    def residents(self) -> list[ResidentAdapter]:
+        """Every version in memory or on its way there."""
+        self._collect()
+        held = [self._resident(*item) for item in self._versions.items()]
+        coming = [
+            ResidentAdapter(a.name, a.digest, loading=True, pinned=a.digest in self._pinned)
+            for a in self._loader.loading
+        ]
+        return held + coming
+
+    def load(self, adapter: Adapter) -> Future[None]:
+        """Bring an adapter into RAM though no request needs it; done or failed when that ended."""
+        self._collect()
+        if not self.is_loaded(adapter):
+            return self._loader.arrival(adapter)
+        arrived: Future[None] = Future()
+        arrived.set_result(None)
+        return arrived
+
+    def pin(self, adapter: Adapter) -> Future[None]:
+        """`load`, and never let it make room for others until `unpin`.
+
+        One slot at least stays free of pins, or the other adapters could not be served.
+        Raises AdapterConflictError.
+        """
+        if adapter.digest not in self._pinned and len(self._pinned) >= self.max_loras - 1:
+            raise AdapterConflictError(
+                f"{len(self._pinned)} adapters are pinned, and one of the {self.max_loras} slots "
+                "must be left for the others"
+            )
+        self._pinned.add(adapter.digest)
+        return self.load(adapter)
+
+    def unpin(self, digest: str) -> None:
+        """Undo `pin`, if there was one."""
+        self._pinned.discard(digest)
+        self._trim_ram()
+
+    def check_evictable(self, digest: str) -> None:
+        """Raises AdapterConflictError while a version is pinned, loading or in use."""
+        if digest in self._pinned:
+            raise AdapterConflictError(f"version {digest[:12]} is pinned: unpin it first")
+        if self._loader.is_loading(digest):
+            raise AdapterConflictError(f"version {digest[:12]} is being loaded: try again")
+        if digest in self._users or digest in self._holds:
+            raise AdapterConflictError(f"requests run on version {digest[:12]}: try again")
+
+    def evict(self, digest: str) -> None:
+        """Take a version out of RAM and out of its slot. Raises AdapterConflictError."""
+        self._collect()
+        self.check_evictable(digest)
+        if digest in self._ram:
+            self._drop_from_ram(digest)
+        if digest in self._slots:
+            self._free_slots.append(self._slots.pop(digest))
+            self._left(digest, "slot")
+
+    def abandon_loads(self, error: FinLoRAError) -> None:
+        """Nobody steps the engine any more: tell those who wait for a load."""
+        self._loader.abandon(error)
 
     def want(self, adapters: Sequence[Adapter]) -> None:
         """Name the adapters that the head of the queue needs next, most urgent first.
@@ -119,7 +154,7 @@ class AdapterCache(Generic[Weights]):
         for adapter in adapters:
             digest = adapter.digest
             if digest not in self._ram and digest not in self._slots and digest not in self._failed:
-                self._begin_load(adapter)
+                self._loader.begin(adapter)
 
     def error(self, adapter: Adapter) -> AdapterError | None:
         """Why the last load of the adapter failed; asking clears it, so that it can be retried."""
@@ -135,17 +170,18 @@ class AdapterCache(Generic[Weights]):
         return adapter.digest in self._slots
 
     def acquire(self, adapter: Adapter) -> int | None:
-        """Pin a loaded adapter in a slot, copied there if needed; None: all slots are pinned."""
+        """A slot with a loaded adapter, kept there until `release`; None: no slot can be had."""
         digest = adapter.digest
         if digest not in self._slots and not self._fill_slot(digest):
             return None
         self._slots.move_to_end(digest)
-        self._pins[digest] = self._pins.get(digest, 0) + 1
+        self._users[digest] = self._users.get(digest, 0) + 1
+        self._versions[digest].last_used = time.time()
         return self._slots[digest]
 
     def release(self, adapter: Adapter) -> None:
         """Undo one `acquire`; the adapter stays in its slot until the room is needed."""
-        _decrement(self._pins, adapter.digest)
+        _decrement(self._users, adapter.digest)
 
     def hold(self, adapter: Adapter) -> None:
         """Keep a started request's adapter at hand until `unhold`, whatever happens on disk."""
@@ -157,55 +193,56 @@ class AdapterCache(Generic[Weights]):
 
     def close(self) -> None:
         """Stop the loader thread."""
-        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._loader.close()
 
     def check_idle(self) -> None:
-        """Raise RuntimeError when a pin or a hold is left, or a slot is lost."""
-        if self._pins or self._holds:
-            raise RuntimeError(f"adapter cache: pins {self._pins}, holds {self._holds} are left")
+        """Raise RuntimeError when a sequence, a hold or a pin is left, or a slot is lost."""
+        if self._users or self._holds or self._pinned:
+            raise RuntimeError(
+                f"adapter cache: sequences {self._users}, holds {self._holds}, "
+                f"pins {self._pinned} are left"
+            )
         if sorted([*self._slots.values(), *self._free_slots]) != list(range(self.max_loras)):
             raise RuntimeError("adapter cache: a slot is lost or used twice")
 
-    def _begin_load(self, adapter: Adapter) -> None:
-        if adapter.digest not in self._loading:
-            self._loading.add(adapter.digest)
-            self._loader.submit(self._run_load, adapter)
-
-    def _run_load(self, adapter: Adapter) -> None:
-        started = time.perf_counter()
-        result: Weights | AdapterError
-        try:
-            result = self._load(adapter)
-        except AdapterError as error:
-            result = error
-        except Exception as error:  # one adapter's trouble stays its own
-            logger.exception("loading adapter %s failed", adapter.name)
-            result = AdapterLoadError(f"adapter {adapter.name}: {type(error).__name__}: {error}")
-        self._done.put(_Loaded(adapter.digest, adapter.name, result, time.perf_counter() - started))
-        self.on_loaded()
+    def _resident(self, digest: str, version: _Version) -> ResidentAdapter:
+        tiers = ["ram"] * (digest in self._ram) + ["slot"] * (digest in self._slots)
+        return ResidentAdapter(
+            version.name,
+            digest,
+            tuple(tiers),
+            pinned=digest in self._pinned,
+            num_bytes=version.num_bytes,
+            last_used=version.last_used,
+        )
 
     def _collect(self) -> None:
-        while not self._done.empty():
-            loaded = self._done.get()
-            self._loading.discard(loaded.digest)
+        for loaded in self._loader.take():
+            digest, name = loaded.adapter.digest, loaded.adapter.name
             if isinstance(loaded.result, AdapterError):
-                self._failed[loaded.digest] = loaded.result
-                self._observer.adapter_load_failed(loaded.name)
+                self._failed[digest] = loaded.result
+                self._pinned.discard(digest)
+                self._observer.adapter_load_failed(name)
             else:
-                self._observer.adapter_loaded(loaded.name, "ram", loaded.seconds)
-                self._names[loaded.digest] = loaded.name
-                self._ram[loaded.digest] = loaded.result
-                self._ram_bytes += loaded.result.num_bytes
-                self._trim_ram(keep=loaded.digest)
+                self._observer.adapter_loaded(name, "ram", loaded.seconds)
+                self._keep_in_ram(digest, name, loaded.result)
 
-    def _trim_ram(self, keep: str) -> None:
+    def _keep_in_ram(self, digest: str, name: str, weights: Weights) -> None:
+        self._versions.setdefault(digest, _Version(name, weights.num_bytes))
+        self._ram[digest] = weights
+        self._ram_bytes += weights.num_bytes
+        self._trim_ram(keep=digest)
+
+    def _trim_ram(self, keep: str | None = None) -> None:
         for digest in list(self._ram):
             if self._ram_bytes <= self._max_bytes:
                 return
-            if digest == keep or digest in self._wanted or digest in self._holds:
-                continue
-            self._ram_bytes -= self._ram.pop(digest).num_bytes
-            self._left(digest, "ram")
+            if digest != keep and self._may_leave_ram(digest):
+                self._drop_from_ram(digest)
+
+    def _drop_from_ram(self, digest: str) -> None:
+        self._ram_bytes -= self._ram.pop(digest).num_bytes
+        self._left(digest, "ram")
 
     def _fill_slot(self, digest: str) -> bool:
         slot = self._take_slot()
@@ -218,7 +255,7 @@ class AdapterCache(Generic[Weights]):
             self._free_slots.append(slot)
             raise
         seconds = time.perf_counter() - started
-        self._observer.adapter_loaded(self._names[digest], "slot", seconds)
+        self._observer.adapter_loaded(self._versions[digest].name, "slot", seconds)
         self._ram.move_to_end(digest)
         self._slots[digest] = slot
         return True
@@ -234,13 +271,19 @@ class AdapterCache(Generic[Weights]):
         return slot
 
     def _left(self, digest: str, tier: str) -> None:
-        self._observer.adapter_evicted(self._names[digest], tier)
+        self._observer.adapter_evicted(self._versions[digest].name, tier)
         if digest not in self._ram and digest not in self._slots:
-            del self._names[digest]
+            del self._versions[digest]
+
+    def _may_leave_ram(self, digest: str) -> bool:
+        pinned_here = digest in self._pinned and digest not in self._slots
+        return not (pinned_here or digest in self._wanted or digest in self._holds)
 
     def _may_leave_slot(self, digest: str) -> bool:
+        if digest in self._users or digest in self._pinned:
+            return False
         # The slot may hold the only copy of a version that a started request needs again.
-        return digest not in self._pins and (digest in self._ram or digest not in self._holds)
+        return digest in self._ram or digest not in self._holds
 
 
 def _decrement(counts: dict[str, int], digest: str) -> None:

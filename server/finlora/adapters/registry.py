@@ -43,7 +43,7 @@ from finlora.adapters.versions import (
     write_pointer,
 )
 from finlora.config import DEFAULT_BASE
-from finlora.errors import AdapterError, AdapterNotFoundError
+from finlora.errors import AdapterConflictError, AdapterError, AdapterNotFoundError
 
 
 class AdapterRegistry:
@@ -150,7 +150,7 @@ class AdapterRegistry:
         _check_pattern("variant", variant, VARIANT_PATTERN)
         self._check_free(name, variant)
         if name in self._base_names() | {base_name}:
-            raise AdapterError(f"{name!r} is the name of a base model")
+            raise AdapterConflictError(f"{name!r} is the name of a base model")
 
     def promote(self, name: str, digest_prefix: str) -> Adapter:
         """Let a name, also one that was removed, point to a version that is still stored."""
@@ -169,7 +169,7 @@ class AdapterRegistry:
         with self._writing() as staging:
             folder, digests = self._pointer(name)
             if len(digests) < 2:
-                raise AdapterError(f"adapter {name!r} has no earlier version")
+                raise AdapterConflictError(f"adapter {name!r} has no earlier version")
             adapter = self._catalogue.version(folder, digests[1])
             read_weights(adapter)
             write_pointer(folder, digests[1:], staging)
@@ -195,7 +195,7 @@ class AdapterRegistry:
                 _check_pattern("alias", alias, NAME_PATTERN)
                 self._check_free(alias, None)
                 if alias in self._base_names():
-                    raise AdapterError(f"{alias!r} is the name of a base model")
+                    raise AdapterConflictError(f"{alias!r} is the name of a base model")
                 self._pointer(name)
                 aliases[alias] = name
             content = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
@@ -254,12 +254,12 @@ class AdapterRegistry:
         """A name belongs to one variant, and is not an alias at the same time."""
         pointer = self._catalogue.pointer(name)
         if pointer is not None and pointer[0].parent.name != variant:
-            raise AdapterError(
+            raise AdapterConflictError(
                 f"the name {name!r} is taken by {pointer[0].parent.name}/{name}; "
                 "names are unique across variants"
             )
         if variant is not None and name in self.aliases():
-            raise AdapterError(f"{name!r} is an alias of {self.aliases()[name]!r}")
+            raise AdapterConflictError(f"{name!r} is an alias of {self.aliases()[name]!r}")
 
     def _base_names(self) -> set[str | None]:
         return {adapter.manifest.base_name for adapter in self.current()} | {DEFAULT_BASE}

@@ -7,8 +7,18 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 
 import finlora
-from finlora.api import completions, errors, health, models
-from finlora.api.auth import require_api_key
+from finlora.api import (
+    admin,
+    chat,
+    classify,
+    completions,
+    errors,
+    health,
+    models,
+    tokenization,
+)
+from finlora.api.auth import require_admin_key, require_api_key
+from finlora.api.request_ids import RequestIds
 from finlora.api.state import ServerState
 from finlora.config import Settings
 
@@ -37,9 +47,13 @@ def app_of(state: ServerState) -> FastAPI:
     )
     app.state.server = state
     errors.install(app)
+    app.add_middleware(RequestIds)
     app.include_router(health.router)
-    for router in (completions.router, models.router):
-        app.include_router(router, prefix="/v1", dependencies=[Depends(require_api_key)])
+    key, admin_key = [Depends(require_api_key)], [Depends(require_admin_key)]
+    for router in (completions.router, chat.router, classify.router, models.router):
+        app.include_router(router, prefix="/v1", dependencies=key)
+    app.include_router(tokenization.router, dependencies=key)
+    app.include_router(admin.router, prefix="/v1", dependencies=admin_key)
     return app
 
 

@@ -1,16 +1,17 @@
 """The prompts of a request as checked token ids, with what `echo` gives back of them."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finlora.api.protocol import CompletionRequest, Prompt
+from finlora.api.protocol.completions import CompletionRequest, Prompt
+from finlora.api.protocol.messages import Message
+from finlora.api.protocol.sampling import SamplingRequest
 from finlora.api.state import ServerState
 from finlora.api.tokens import TextCursor, Vocabulary
-from finlora.engine.structured import ChoiceTree
-from finlora.errors import InvalidSamplingParamsError, PromptTooLongError, RequestError
-from finlora.prompts import TextEncoder, encode_prompt
+from finlora.errors import PromptTooLongError, RequestError
+from finlora.prompts import PromptTemplate, encode_prompt
 
 if TYPE_CHECKING:
     from finlora.engine.async_engine import AsyncEngine
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MAX_CHARACTERS_PER_TOKEN = 64
 # Tokenising more than this takes milliseconds, in which the event loop should go on.
 MAX_INLINE_CHARACTERS = 8192
+MAX_INLINE_MESSAGES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,13 @@ class EncodedPrompt:
 async def encode_prompts(state: ServerState, body: CompletionRequest) -> list[EncodedPrompt]:
     """All prompts of the request. Raises PromptTooLongError, RequestError."""
     engine, vocabulary = state.engine, state.vocabulary
-    num_ids = min(vocabulary.size, engine.vocab_size)
-    _check_token_ids("logit_bias", body.logit_bias, num_ids)
-    _check_token_ids("stop_token_ids", body.stop_token_ids, num_ids)
+    check_sampling_ids(state, body)
     prompts = [_empty_document(engine)] if body.prompt is None else body.prompt
     for prompt in prompts:
         if isinstance(prompt, str):
-            _check_length(prompt, engine.max_model_len)
+            _check_length(len(prompt), engine.max_model_len, param="prompt")
         else:
-            _check_token_ids("prompt", prompt, num_ids)
+            check_ids("prompt", prompt, num_ids(state))
 
     def encode_all() -> list[EncodedPrompt]:
         return [_encode(engine, vocabulary, prompt, echo=body.echo) for prompt in prompts]
@@ -52,30 +52,63 @@ async def encode_prompts(state: ServerState, body: CompletionRequest) -> list[En
     return await asyncio.to_thread(encode_all)
 
 
-async def encode_choice(state: ServerState, body: CompletionRequest) -> ChoiceTree | None:
-    """The labels that the answer must be one of. Raises RequestError."""
-    labels = body.choice
-    if labels is None:
-        return None
-    encoder = state.text_encoder
-    if sum(map(len, labels)) <= MAX_INLINE_CHARACTERS:
-        tree = _encode_labels(encoder, labels, body.choice_param)
-    else:
-        tree = await asyncio.to_thread(_encode_labels, encoder, labels, body.choice_param)
-    if "max_tokens" in body.model_fields_set and body.max_tokens < tree.max_tokens:
-        raise RequestError(
-            f"max_tokens must be at least {tree.max_tokens} here, or left out: the longest label "
-            f"of {body.choice_param} takes {tree.max_tokens} tokens with its end token",
-            param="max_tokens",
-        )
-    return tree
+def num_ids(state: ServerState) -> int:
+    """How many token ids a client may name."""
+    return min(state.vocabulary.size, state.engine.vocab_size)
 
 
-def _encode_labels(encoder: TextEncoder, labels: list[str], param: str) -> ChoiceTree:
-    try:
-        return ChoiceTree([encoder.encode_target(label) for label in labels])
-    except InvalidSamplingParamsError as error:
-        raise RequestError(f"{param}: {error}", param=param) from error
+def check_sampling_ids(state: ServerState, body: SamplingRequest) -> None:
+    """Check the token ids in the sampling fields. Raises RequestError."""
+    check_ids("logit_bias", body.logit_bias, num_ids(state))
+    check_ids("stop_token_ids", body.stop_token_ids, num_ids(state))
+
+
+def check_ids(param: str, token_ids: Iterable[int], num_ids: int) -> None:
+    """Raises RequestError when a token id is not among the first `num_ids`."""
+    if not all(0 <= token_id < num_ids for token_id in token_ids):
+        raise RequestError(f"{param}: token ids must be from 0 to {num_ids - 1}", param=param)
+
+
+async def encode_text(state: ServerState, text: str, *, add_special_tokens: bool) -> list[int]:
+    """Token ids of a text as it stands."""
+
+    def encode() -> list[int]:
+        return state.engine.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    return encode() if len(text) <= MAX_INLINE_CHARACTERS else await asyncio.to_thread(encode)
+
+
+async def encode_chat(
+    state: ServerState, messages: Sequence[Message], *, add_generation_prompt: bool = True
+) -> EncodedPrompt:
+    """The chat as the base's template writes it. Raises PromptTooLongError, RequestError."""
+    template = state.chat_template
+    num_characters = sum(len(message.content) for message in messages)
+    _check_length(num_characters, state.engine.max_model_len, param="messages")
+
+    def encode() -> EncodedPrompt:
+        turns = [message.for_template() for message in messages]
+        return EncodedPrompt(template.encode(turns, add_generation_prompt=add_generation_prompt))
+
+    if num_characters <= MAX_INLINE_CHARACTERS and len(messages) <= MAX_INLINE_MESSAGES:
+        return encode()
+    return await asyncio.to_thread(encode)
+
+
+async def encode_inputs(
+    state: ServerState, template: PromptTemplate, inputs: Sequence[str]
+) -> list[EncodedPrompt]:
+    """The template filled with each text. Raises PromptTooLongError."""
+    encoder, max_model_len = state.text_encoder, state.engine.max_model_len
+    for text in inputs:
+        _check_length(len(template.text) + len(text), max_model_len, param="input")
+
+    def encode_all() -> list[EncodedPrompt]:
+        return [EncodedPrompt(encoder.encode_template(template, text)) for text in inputs]
+
+    if sum(map(len, inputs)) + len(inputs) * len(template.text) <= MAX_INLINE_CHARACTERS:
+        return encode_all()
+    return await asyncio.to_thread(encode_all)
 
 
 def _encode(
@@ -101,14 +134,24 @@ def _empty_document(engine: "AsyncEngine") -> list[int]:
     return encode_prompt(engine.tokenizer, "") or list(engine.spec.eos_token_ids[:1])
 
 
-def _check_length(prompt: str, max_model_len: int) -> None:
-    if len(prompt) > max_model_len * MAX_CHARACTERS_PER_TOKEN:
+def check_fits(state: ServerState, prompt: EncodedPrompt, num_more: int, what: str) -> None:
+    """Raises PromptTooLongError unless the prompt and so many tokens more fit the context.
+
+    `what` begins with the field that the prompt came in.
+    """
+    limit, num_prompt = state.engine.max_model_len, len(prompt.token_ids)
+    if num_prompt + num_more > limit:
         raise PromptTooLongError(
-            f"this model's context is {max_model_len} tokens; "
-            f"{len(prompt)} characters are more than that"
+            f"{what}: this model's context is {limit} tokens; {num_prompt} of prompt and "
+            f"{num_more} of answer make {num_prompt + num_more}",
+            param=what.partition(".")[0],
         )
 
 
-def _check_token_ids(param: str, token_ids: Iterable[int], num_ids: int) -> None:
-    if not all(0 <= token_id < num_ids for token_id in token_ids):
-        raise RequestError(f"{param}: token ids must be from 0 to {num_ids - 1}", param=param)
+def _check_length(num_characters: int, max_model_len: int, *, param: str) -> None:
+    if num_characters > max_model_len * MAX_CHARACTERS_PER_TOKEN:
+        raise PromptTooLongError(
+            f"this model's context is {max_model_len} tokens; "
+            f"{num_characters} characters of {param} are more than that",
+            param=param,
+        )

@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from finlora.api.request_ids import HEADER, request_id_of
 from finlora.api.state import server_state
 from finlora.errors import (
+    AdapterConflictError,
     AdapterIncompatibleError,
     AdapterLoadError,
     AdapterNotFoundError,
@@ -26,6 +28,10 @@ from finlora.errors import (
 
 class AuthenticationError(FinLoRAError):
     """The request carries no valid key."""
+
+
+class AdministrationDisabledError(FinLoRAError):
+    """The server runs without an admin key."""
 
 
 class BodyTooLargeError(FinLoRAError):
@@ -52,8 +58,10 @@ ERRORS: dict[type[Exception], ErrorKind] = {
     InvalidSamplingParamsError: ErrorKind(400, INVALID, "invalid_value"),
     PromptTooLongError: ErrorKind(400, INVALID, "context_length_exceeded", "prompt"),
     AuthenticationError: ErrorKind(401, INVALID, "invalid_api_key"),
+    AdministrationDisabledError: ErrorKind(403, INVALID, "administration_disabled"),
     AdapterNotFoundError: ErrorKind(404, INVALID, "model_not_found", "model"),
     AdapterIncompatibleError: ErrorKind(404, INVALID, "model_not_found", "model"),
+    AdapterConflictError: ErrorKind(409, INVALID, "adapter_conflict", "model"),
     BodyTooLargeError: ErrorKind(413, INVALID, "request_too_large"),
     AdapterLoadError: ErrorKind(500, SERVER, "adapter_load_failed", "model"),
     EngineOverloadedError: ErrorKind(503, SERVER, "overloaded"),
@@ -107,7 +115,9 @@ def _headers(error: Exception) -> dict[str, str]:
 async def _on_error(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
     server_state(request).metrics.request_rejected(kind.code)
-    return _response(kind, error_body(error), _headers(error))
+    # The middleware that adds the id elsewhere does not see the answer to what was unexpected.
+    headers = {HEADER: request_id_of(request), **_headers(error)}
+    return _response(kind, error_body(error), headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -1,4 +1,7 @@
-"""What probes and scrapers ask; open to everybody, so it shows no prompt and no path."""
+"""What probes and scrapers ask; open to everybody, so it shows no prompt and no path.
+
+Some load balancers ask for the head alone.
+"""
 
 from typing import Any
 
@@ -11,6 +14,7 @@ from finlora.api.state import server_state
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(request: Request) -> Response:
     """200 while the process is worth keeping, also when it still loads."""
@@ -18,6 +22,7 @@ async def health(request: Request) -> Response:
     return _answer(healthy, {"status": "ok" if healthy else "failed"})
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """200 once requests are served: the base is warm and computes what it should."""
@@ -26,12 +31,14 @@ async def ready(request: Request) -> Response:
     return _answer(state.ready, {"status": status, "phase": state.phase})
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version")
 async def version() -> Response:
     """The version of the server."""
     return _answer(True, {"version": finlora.__version__})
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """All series, in the format that the scraper asks for."""

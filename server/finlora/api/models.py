@@ -54,6 +54,7 @@ def _adapter_card(state: ServerState, adapter: Adapter) -> dict[str, Any]:
         "digest": adapter.digest,
         "task": adapter.manifest.task,
         "labels": adapter.manifest.labels,
+        "prompt_template": adapter.manifest.prompt_template,
     }
 
 

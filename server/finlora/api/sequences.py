@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finlora.adapters.adapter import Adapter
 from finlora.api.encoding import EncodedPrompt
-from finlora.api.protocol import INT64, CompletionRequest
+from finlora.api.forms import Form
+from finlora.api.protocol.fields import INT64, MAX_SEQUENCES
+from finlora.api.protocol.sampling import SamplingRequest
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
-from finlora.engine.structured import ChoiceTree
 
 if TYPE_CHECKING:
     from finlora.engine.async_engine import AsyncEngine
@@ -28,10 +29,24 @@ class Candidate:
 
 
 def candidates(
-    body: CompletionRequest, prompts: Sequence[EncodedPrompt], choice: ChoiceTree | None
+    body: SamplingRequest,
+    prompts: Sequence[EncodedPrompt],
+    form: Form,
+    *,
+    max_tokens: int,
+    prompt_logprobs: int | None = None,
+    ranked: bool = False,
 ) -> list[Candidate]:
-    """All sequences of the request, those of one prompt side by side."""
-    params = [_sampling_params(body, choice, i) for i in range(body.num_candidates)]
+    """All sequences of the request, those of one prompt side by side.
+
+    `ranked`: each needs its log-probabilities, though the client does not.
+    """
+    base = _sampling_params(body, form, max_tokens, prompt_logprobs, ranked=ranked)
+    # Each of n is what a request for one with seed + i would get.
+    params = [
+        base if body.seed is None else replace(base, seed=(body.seed + i) % INT64)
+        for i in range(body.num_candidates)
+    ]
     return [
         Candidate(p, s, prompt, params[s])
         for p, prompt in enumerate(prompts)
@@ -46,14 +61,20 @@ async def run_all(
     adapter: Adapter | None,
     request_id: str,
     cache_salt: str,
+    max_concurrent: int = MAX_SEQUENCES,
 ) -> AsyncGenerator[tuple[int, RequestOutput]]:
     """Outputs of all sequences with their index, as they come.
 
     The first error ends it. Whatever ends it, no sequence is left running.
     """
     arrived: asyncio.Queue[tuple[int, RequestOutput] | Exception] = asyncio.Queue()
+    places = asyncio.Semaphore(max_concurrent)
 
     async def pump(index: int, sequence: Candidate) -> None:
+        async with places:
+            await run(index, sequence)
+
+    async def run(index: int, sequence: Candidate) -> None:
         outputs = engine.generate(
             sequence.prompt.token_ids,
             sequence.params,
@@ -84,11 +105,15 @@ async def run_all(
 
 
 def _sampling_params(
-    body: CompletionRequest, choice: ChoiceTree | None, sample_index: int
+    body: SamplingRequest,
+    form: Form,
+    max_tokens: int,
+    prompt_logprobs: int | None,
+    *,
+    ranked: bool,
 ) -> SamplingParams:
-    ranked = body.num_candidates > body.n
     return SamplingParams(
-        max_tokens=body.max_tokens if choice is None else choice.max_tokens,
+        max_tokens=max_tokens if form.choice is None else form.choice.max_tokens,
         temperature=body.temperature,
         # OpenAI allows a top_p of 0; the smallest set that reaches it is the likeliest token.
         top_p=body.top_p or 1.0,
@@ -98,13 +123,12 @@ def _sampling_params(
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
         logit_bias=body.logit_bias,
-        # Each of n is what a request for one with seed + i would get.
-        seed=None if body.seed is None else (body.seed + sample_index) % INT64,
         stop=tuple(body.stop),
         stop_token_ids=tuple(body.stop_token_ids),
         ignore_eos=body.ignore_eos,
-        logprobs=0 if ranked and body.logprobs is None else body.logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
-        choice=choice,
+        logprobs=0 if ranked and body.num_logprobs is None else body.num_logprobs,
+        prompt_logprobs=prompt_logprobs,
+        choice=form.choice,
+        grammar=form.grammar,
         stream=body.stream,
     )

@@ -20,11 +20,12 @@ from finlora.adapters.shipped import open_registry
 from finlora.api.facts import build_facts, limits, model_facts
 from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
-from finlora.errors import AdapterIncompatibleError, EngineStoppedError
+from finlora.errors import AdapterIncompatibleError, EngineStoppedError, RequestError
 from finlora.metrics import Metrics
 from finlora.prompts import TextEncoder
 
 if TYPE_CHECKING:  # torch takes seconds to import: the loading thread does it
+    from finlora.chat_template import ChatTemplate
     from finlora.engine.async_engine import AsyncEngine
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,17 @@ class ServerState:
             raise EngineStoppedError(f"the server is not ready: {self.phase}")
         return self._text_encoder
 
+    @property
+    def chat_template(self) -> "ChatTemplate":
+        """How the base writes chats. Raises RequestError when it does not say."""
+        template = self.engine.chat_template
+        if template is None:
+            raise RequestError(
+                f"model: {self.engine.spec.name} has no chat template; use /v1/completions",
+                param="model",
+            )
+        return template
+
     def report(self, phase: str) -> None:
         """Note what is being done; /ready shows it."""
         self.phase = phase
@@ -117,11 +129,13 @@ class ServerState:
 
         Raises AdapterNotFoundError, AdapterIncompatibleError, EngineStoppedError.
         """
-        name: str | None = model
-        if model == self.engine.spec.name:
+        base = self.engine.spec.name
+        # Neither names nor digests have a colon.
+        name = model.removeprefix(f"{base}:")
+        if model == base:
+            if self.settings.default_adapter is None:
+                return None
             name = self.settings.default_adapter
-        if name is None:
-            return None
         adapter = self.registry.resolve(name)
         self._check_fits(adapter)
         return adapter

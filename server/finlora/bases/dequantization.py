@@ -19,20 +19,21 @@ def served_weight(layer: Linear4bit, *, packed: bool) -> torch.Tensor:
         plain: torch.Tensor = dequantize_4bit(weight.data, state)
         return plain.float()
     values = state.code.to(torch.bfloat16).float()[_codes(weight.data)]
-    scales = _block_scales(state).to(torch.bfloat16).float()
+    scales = block_scales(state).to(torch.bfloat16).float()
     served: torch.Tensor = values.view(-1, state.blocksize) * scales.view(-1, 1)
     return served.view(*state.shape)
+
+
+def block_scales(state: QuantState) -> torch.Tensor:
+    """The factor of every block of weights, in float32, without double quantisation."""
+    if not state.nested:
+        plain: torch.Tensor = state.absmax.float()
+        return plain
+    scales: torch.Tensor = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return scales.float()
 
 
 def _codes(stored: torch.Tensor) -> torch.Tensor:
     """Two four-bit codes a byte, the first in the high half."""
     stored = stored.view(torch.uint8).view(-1)
     return torch.stack((stored >> 4, stored & 15), dim=1).view(-1).long()
-
-
-def _block_scales(state: QuantState) -> torch.Tensor:
-    if not state.nested:
-        plain: torch.Tensor = state.absmax.float()
-        return plain
-    scales: torch.Tensor = dequantize_blockwise(state.absmax, state.state2) + state.offset
-    return scales.float()

@@ -9,31 +9,14 @@ from rich.console import Console
 
 from finlora.bench.plan import Part, Plan, as_json, run
 from finlora.bench.table import table
-from finlora.config import Settings, load_settings
-from finlora.flags import add_settings_flags
-
-# Settings of the HTTP server and of the registry; all others are the engine's.
-NOT_THE_ENGINES = {
-    "host",
-    "port",
-    "api_key",
-    "admin_key",
-    "insecure",
-    "max_body_bytes",
-    "shutdown_seconds",
-    "metrics_max_adapters",
-    "registry",
-    "strict",
-    "default_adapter",
-    "max_num_waiting",
-}
-SETTINGS = tuple(name for name in Settings.model_fields if name not in NOT_THE_ENGINES)
+from finlora.config import load_settings
+from finlora.flags import ENGINE_SETTINGS, add_settings_flags
 
 
 def main(argv: list[str]) -> int:
     """Measure and print. Raises FinLoRAError."""
     options = vars(_parser().parse_args(argv))
-    settings = load_settings(**{name: options.pop(name) for name in SETTINGS})
+    settings = load_settings(**{name: options.pop(name) for name in ENGINE_SETTINGS})
     file: Path | None = options.pop("json")
     parts = tuple(options.pop("parts")) or tuple(Part)
     results = run(settings, Plan(parts=parts, **options), _say)
@@ -63,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mixed-batch-size", type=_size, default=Plan.mixed_batch_size, help="requests in flight")
     add("--swaps", type=_size, default=Plan.swaps, help="adapters brought into a slot, each way")
     add("--json", type=Path, metavar="FILE", help="also write every figure there")
-    add_settings_flags(parser.add_argument_group("engine settings, as of finlora serve"), SETTINGS)
+    engine = parser.add_argument_group("engine settings, as of finlora serve")
+    add_settings_flags(engine, ENGINE_SETTINGS)
     return parser
 
 

@@ -7,8 +7,10 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from finlora.adapters.adapter import Adapter
 from finlora.engine.llm_engine import LLMEngine
@@ -19,8 +21,24 @@ from finlora.errors import EngineOverloadedError, EngineStoppedError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # A wake-up that got lost must not stop the server for good.
 IDLE_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[T]):
+    ask: Callable[[LLMEngine], T]
+    answer: Future[T]
+
+    def put_to(self, engine: LLMEngine) -> None:
+        if not self.answer.set_running_or_notify_cancel():
+            return  # whoever asked has gone
+        try:
+            self.answer.set_result(self.ask(engine))
+        except Exception as error:  # it belongs to who asked, not to the requests that run
+            self.answer.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,7 @@ class _Message:
 
     add: Request | None = None
     abort: str | None = None
+    question: _Question[Any] | None = None
     stop: bool = False
 
 
@@ -45,6 +64,7 @@ class AsyncEngine:
         self.spec = engine.spec
         self.max_model_len = engine.max_model_len
         self.tokenizer = engine.tokenizer
+        self.chat_template = engine.chat_template
         self.vocab_size = engine.vocab_size
         self._engine = engine
         self._max_num_requests = max_num_requests
@@ -120,6 +140,19 @@ class AsyncEngine:
             if not finished:
                 self._inbox.put(_Message(abort=request_id))
 
+    async def ask(self, question: Callable[[LLMEngine], T]) -> T:
+        """What `question` gives on the engine's thread, between two steps; it must not block.
+
+        Raises EngineStoppedError, and what the question raises.
+        """
+        if not self.ready:
+            raise EngineStoppedError("the engine does not take questions now")
+        answer: Future[T] = Future()
+        self._inbox.put(_Message(question=_Question(question, answer)))
+        if self._failed:  # the thread may have died before it could see the question
+            raise EngineStoppedError("the engine has failed")
+        return await asyncio.wrap_future(answer)
+
     def stats(self) -> EngineStats:
         """The engine's state."""
         return self._engine.stats()
@@ -138,6 +171,8 @@ class AsyncEngine:
             message = self._inbox.get()
             if message.add is not None:
                 self._engine.add_request(message.add)
+            if message.question is not None:
+                message.question.put_to(self._engine)
         stopped = EngineStoppedError("the engine stopped before the request was done")
         self._deliver(self._engine.fail_all(stopped))
 
@@ -153,6 +188,8 @@ class AsyncEngine:
                     self._engine.add_request(message.add)
                 if message.abort is not None:
                     self._engine.abort_request(message.abort)
+                if message.question is not None:
+                    message.question.put_to(self._engine)
                 message = self._inbox.get_nowait()
         except queue.Empty:
             return True

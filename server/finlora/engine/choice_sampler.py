@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from finlora.engine.batch import ScheduledSequence
+from finlora.engine.constraints import Constraint
 from finlora.engine.request import Request, TokenLogprob
 from finlora.engine.sampler import Sampled, Sampler, choose
 from finlora.engine.structured import END, ChoiceTree, NodeScores
@@ -64,11 +65,25 @@ def _sample(sampler: Sampler, logits: Tensor, requests: Sequence[Request]) -> li
 def _forced(request: Request, token: Sampled) -> list[Sampled]:
     """The tokens that the answer cannot but go on with."""
     choice = request.params.choice
-    if choice is None or token.token_id is None or token.token_id == request.end_token_id:
+    if token.token_id is None or token.token_id in request.eos_token_ids:
+        return []
+    if request.constraint is not None:
+        return _forced_by_grammar(request, request.constraint, token.token_id)
+    if choice is None:
         return []
     node = choice.node_after([*request.output_token_ids, token.token_id])
     ends = {END: request.end_token_id}
     return [Sampled(ends.get(token_id, token_id)) for token_id in choice.forced(node)]
+
+
+def _forced_by_grammar(request: Request, constraint: Constraint, token_id: int) -> list[Sampled]:
+    try:
+        constraint.consume(token_id)
+        # Tokens that take no step have no log-probability to show.
+        free = request.params.logprobs is not None
+        return [] if free else [Sampled(forced) for forced in constraint.forced()]
+    except InvalidSamplingParamsError as error:
+        return [Sampled(None, error=error)]
 
 
 def _score(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> None:
@@ -102,13 +117,24 @@ def _answer(request: Request) -> list[Sampled]:
     # A row of logits with NaN or +inf has NaN everywhere as log-probabilities.
     if any(math.isnan(scores.logprobs[0]) for scores in request.choice_scores.values()):
         return [Sampled(None)]
+    likeliest = _likeliest(request, choice) if request.params.takes_likeliest_label else None
     answer: list[Sampled] = []
     node, token_ids = 0, list[int]()
     while node != END:
         scores, allowed = request.choice_scores[node], request.allowed_token_ids(node)
-        index = choose(torch.tensor(scores.logits), allowed, request, token_ids)
+        if likeliest is None:
+            index = choose(torch.tensor(scores.logits), allowed, request, token_ids)
+        else:
+            index = choice.allowed(node).index(likeliest[len(token_ids)])
         token_ids.append(allowed[index])
         logprob = TokenLogprob(allowed[index], scores.logprobs[index], scores.top)
         answer.append(Sampled(allowed[index], logprob))
         node = choice.child(node, choice.allowed(node)[index])
     return answer
+
+
+def _likeliest(request: Request, choice: ChoiceTree) -> list[int]:
+    """The tokens of the label with the highest probability, and what marks its end."""
+    scores = [request.choice_scores[node] for node in range(choice.num_branches + 1)]
+    logprobs = choice.label_logprobs(scores)
+    return [*choice.labels[logprobs.index(max(logprobs))], END]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from finlora.adapters.cache import AdapterCache
 from finlora.adapters.registry import AdapterRegistry
+from finlora.chat_template import ChatTemplate
 from finlora.config import Settings
 from finlora.engine import siblings
 from finlora.engine.golden import GoldenCheck
@@ -23,6 +24,7 @@ from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.engine.siblings import LayerGroup, group_layers
+from finlora.engine.unpacked_linear import replace_unpacked_layers, unpacked_layers
 from finlora.engine.wide import widen_output_layer
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
@@ -71,6 +73,7 @@ def assemble(
     pack(base.model)
     base_bytes = memory_bytes(base.model)
     replace_packed_layers(base.model)
+    base_bytes["scales"] += replace_unpacked_layers(base.model)
     groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
@@ -113,6 +116,7 @@ def assemble(
             memory=memory,
             adapters=adapters,
             tokenizer=base.tokenizer.backend_tokenizer,
+            chat_template=ChatTemplate.of(base.tokenizer),
             spec=base.spec,
             metrics=metrics,
             base_bytes=base_bytes,
@@ -131,8 +135,9 @@ def _widen(model: PreTrainedModel, rows: StepRows, report: Callable[[str], None]
     """Copies of the packed layers, for prompts, and of the output layer; their bytes."""
     with torch.inference_mode():
         num_bytes = sum(layer.widen(rows) for layer in packed_layers(model))
+        num_bytes += sum(layer.widen() for layer in unpacked_layers(model))
         num_bytes += widen_output_layer(model)
-    report(f"keeps 16-bit copies: {num_bytes / 2**20:.0f} MiB")
+    report(f"keeps wide copies: {num_bytes / 2**20:.0f} MiB")
     return num_bytes
 
 

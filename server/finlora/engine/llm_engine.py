@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.cache import AdapterCache
 from finlora.bases.spec import BaseSpec
+from finlora.chat_template import ChatTemplate
 from finlora.engine import observed
 from finlora.engine.batch import Batch
 from finlora.engine.choice_sampler import Answer, begin_choice, next_tokens
@@ -57,6 +58,7 @@ class EngineParts:
     memory: KVMemory
     adapters: AdapterCache[AdapterWeights]
     tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
     spec: BaseSpec
     metrics: Metrics
     base_bytes: dict[str, int]
@@ -71,6 +73,8 @@ class LLMEngine:
         self.adapters = parts.adapters
         self.max_model_len = parts.memory.kv_cache.max_model_len
         self.tokenizer = parts.tokenizer
+        # Not used here: it comes with the base, as the tokenizer does.
+        self.chat_template = parts.chat_template
         self.vocab_size = parts.runner.vocab_size
         self._parts = parts
         self._runner = parts.runner
@@ -96,8 +100,8 @@ class LLMEngine:
         if not prompt_token_ids:
             raise RequestError("the prompt has no tokens", param="prompt")
         self._check_length(len(prompt_token_ids), params)
-        if adapter is not None and self.adapters.max_loras == 0:
-            raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
+        if adapter is not None:
+            self.check_takes_adapters()
         own_eos = (adapter.manifest.eos_token_ids or []) if adapter is not None else []
         eos = [*own_eos, *self.spec.eos_token_ids]
         request = Request(
@@ -110,10 +114,16 @@ class LLMEngine:
             eos_token_ids=frozenset(eos),
             end_token_id=eos[0] if eos else None,
             cache_salt=cache_salt,
+            constraint=None if params.grammar is None else params.grammar.start(),
         )
         if params.choice is not None:
             begin_choice(request, params.choice, self.vocab_size)
         return request
+
+    def check_takes_adapters(self) -> None:
+        """Raises AdapterIncompatibleError when there are no slots."""
+        if self.adapters.max_loras == 0:
+            raise AdapterIncompatibleError("this server runs without adapters (max_loras is 0)")
 
     def _check_length(self, num_prompt_tokens: int, params: SamplingParams) -> None:
         num_output, what = max(
@@ -137,6 +147,11 @@ class LLMEngine:
         request = self._requests.get(request_id)
         if request is not None:
             self._finish(request, FinishReason.ABORT)
+
+    @property
+    def requests(self) -> Collection[Request]:
+        """All that run or wait."""
+        return self._requests.values()
 
     @property
     def has_requests(self) -> bool:
@@ -168,7 +183,8 @@ class LLMEngine:
         return outputs
 
     def fail_all(self, error: FinLoRAError) -> list[RequestOutput]:
-        """End every request with the error."""
+        """End every request, and every wait for a load, with the error."""
+        self.adapters.abandon_loads(error)
         return [self._fail(request, error) for request in list(self._requests.values())]
 
     def stats(self) -> EngineStats:
@@ -244,9 +260,7 @@ class LLMEngine:
     ) -> RequestOutput | None:
         for token in tokens:
             if token.token_id is None:
-                self._metrics.non_finite(observed.name_of(request))
-                error = EngineError("the model gave logits that are not finite")
-                return self._fail(request, error)
+                return self._fail(request, token.error or self._not_finite(request))
             if request.params.max_tokens:
                 request.append(token.token_id, token.logprob)
             reason, stop_reason = finish_reason(request, token.token_id)
@@ -255,6 +269,10 @@ class LLMEngine:
                 return self._finish(request, reason, stop_reason)
         self._observe_tokens(request, now)
         return emit(request) if request.params.stream else None
+
+    def _not_finite(self, request: Request) -> EngineError:
+        self._metrics.non_finite(observed.name_of(request))
+        return EngineError("the model gave logits that are not finite")
 
     def _observe_tokens(self, request: Request, now: float) -> None:
         """A step gave the request tokens; however many, to a client they are one event."""

@@ -15,6 +15,8 @@ def finish_reason(request: Request, token_id: int) -> tuple[FinishReason | None,
         return FinishReason.STOP, token_id
     if request.detokenizer.append(token_id):
         return FinishReason.STOP, request.detokenizer.stop_reason
+    if request.constraint is not None and request.constraint.must_end:
+        return FinishReason.STOP, None
     if len(request.output_token_ids) >= params.max_tokens:
         return FinishReason.LENGTH, None
     return None, None

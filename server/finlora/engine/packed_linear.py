@@ -63,14 +63,9 @@ class PackedLinear(nn.Module):
         return cls(weight.data, scales, layer.bias, state.quant_type, state.blocksize)
 
     @classmethod
-    def joined(cls, layers: Sequence["PackedLinear"]) -> "PackedLinear":
+    def joined(cls, layers: Sequence["PackedLinear"], bias: Tensor | None) -> "PackedLinear":
         """One layer with the outputs of all in a row."""
         first = layers[0]
-        biases = [layer.bias for layer in layers]
-        bias = None
-        if any(b is not None for b in biases):
-            zeros = [first._scales.new_zeros(layer.out_features) for layer in layers]
-            bias = torch.cat([z if b is None else b for z, b in zip(zeros, biases, strict=True)])
         return cls(
             torch.cat([layer.weight for layer in layers]),
             torch.cat([layer._scales for layer in layers], dim=1),

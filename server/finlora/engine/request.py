@@ -3,12 +3,17 @@
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
+from typing import TYPE_CHECKING
 
 from finlora.adapters.adapter import Adapter
+from finlora.engine.constraints import Constraint
 from finlora.engine.detokenizer import Detokenizer
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import END, NodeScores
 from finlora.errors import FinLoRAError
+
+if TYPE_CHECKING:  # the HTTP layer knows requests before torch is there
+    from torch import Tensor
 
 
 class RequestStatus(StrEnum):
@@ -93,6 +98,7 @@ class Request:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     choice_scores: dict[int, NodeScores] = field(default_factory=dict)  # by node of the tree
+    constraint: Constraint | None = None  # of an answer that must be a text of a grammar
     num_emitted_tokens: int = 0  # of the output, given out by earlier RequestOutputs
 
     @property
@@ -154,6 +160,17 @@ class Request:
         assert self.end_token_id is not None
         ends = {END: self.end_token_id}
         return [ends.get(token_id, token_id) for token_id in self.params.choice.allowed(node)]
+
+    def allowed_by_grammar(self) -> "Tensor":
+        """Tokens that may come next: bool [vocabulary]; end tokens where the answer may end.
+
+        Raises InvalidSamplingParamsError when the grammar takes too much to go on.
+        """
+        assert self.constraint is not None
+        allowed = self.constraint.allowed()
+        if self.constraint.may_end:
+            allowed[list(self.eos_token_ids)] = True
+        return allowed
 
     @property
     def digest(self) -> str | None:

@@ -9,14 +9,19 @@ from torch import Tensor
 
 from finlora.engine.request import Request, TokenLogprob
 from finlora.engine.sampling_params import SamplingParams
+from finlora.errors import InvalidSamplingParamsError
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one request; `token_id` is None when its logits were not finite."""
+    """The next token of one request; without a `token_id` the request ends.
+
+    By the `error`, or because its logits were not finite.
+    """
 
     token_id: int | None
     logprob: TokenLogprob | None = None
+    error: InvalidSamplingParamsError | None = None
 
 
 class Sampler:
@@ -35,8 +40,14 @@ class Sampler:
             elif _is_plain(request.params):
                 sampled.append(Sampled(greedy[row]))
             else:
-                sampled.append(self._sample_row(logits[row].float(), request))
+                sampled.append(self._sample_or_fail(logits[row].float(), request))
         return sampled
+
+    def _sample_or_fail(self, logits: Tensor, request: Request) -> Sampled:
+        try:
+            return self._sample_row(logits, request)
+        except InvalidSamplingParamsError as error:  # of its grammar: the other rows go on
+            return Sampled(None, error=error)
 
     def _sample_row(self, logits: Tensor, request: Request) -> Sampled:
         params = request.params
@@ -48,6 +59,9 @@ class Sampler:
 
     def _choose_token(self, logits: Tensor, request: Request) -> int:
         output = request.output_token_ids
+        if request.constraint is not None:
+            allowed_tokens = request.allowed_by_grammar().to(logits.device)
+            logits = logits.masked_fill(~allowed_tokens, -torch.inf)
         if request.params.choice is None:
             return choose(logits, None, request, output)
         allowed = request.allowed_token_ids(request.params.choice.node_after(output))
@@ -85,7 +99,8 @@ def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: int) -> li
 
 def _is_plain(params: SamplingParams) -> bool:
     plain = params.greedy and params.logprobs is None and not params.logit_bias
-    return plain and not params.needs_history and params.choice is None
+    free = params.choice is None and params.grammar is None
+    return plain and free and not params.needs_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,8 @@ def _draw(logits: Tensor, params: SamplingParams, share: float) -> int:
     cumulative = probabilities.cumsum(-1)
     point = share * cumulative[-1]
     index = int(torch.searchsorted(cumulative, point, right=True))
-    index = min(index, len(cumulative) - 1)
+    # Rounding may put the point at the very end: behind the last token that can be drawn.
+    index = min(index, int(torch.searchsorted(cumulative, cumulative[-1])))
     return index if ids is None else int(ids[index])
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from finlora.engine.constraints import Grammar
 from finlora.engine.structured import ChoiceTree
 from finlora.errors import InvalidSamplingParamsError
 
@@ -30,6 +31,9 @@ class SamplingParams:
     prompt_logprobs: int | None = None  # the same for every prompt token but the first
     # The answer is one of these labels and the end token. With `logprobs`, every label is scored.
     choice: ChoiceTree | None = None
+    # Of the scored labels, the one of the highest probability, whatever the draw would be.
+    takes_likeliest_label: bool = False
+    grammar: Grammar | None = None  # the answer is a text of it
     stream: bool = False  # False: one RequestOutput at the end
 
     def __post_init__(self) -> None:
@@ -53,6 +57,9 @@ class SamplingParams:
         self._check("stop", all(self.stop), "must not contain an empty string")
         if self.choice is not None:
             self._check_choice(self.choice)
+        if self.grammar is not None:
+            self._check("grammar", self.choice is None, "cannot be used with choice")
+            self._check("ignore_eos", not self.ignore_eos, "cannot be used with grammar")
 
     @property
     def greedy(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finlora.bases.spec import LinearShape
 from finlora.engine.packed_linear import PackedLinear
+from finlora.engine.unpacked_linear import UnpackedLinear
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -78,8 +79,9 @@ def join(layers: list[nn.Module]) -> nn.Module:
     """One layer whose outputs are those of all layers in a row."""
     if len(layers) == 1:
         return layers[0]
-    if all(isinstance(layer, PackedLinear) for layer in layers):
-        return PackedLinear.joined(layers)  # type: ignore[arg-type]
+    for kind in (PackedLinear, UnpackedLinear):
+        if all(isinstance(layer, kind) for layer in layers):
+            return kind.joined(layers, _joined_bias(layers))  # type: ignore[arg-type]
     if all(type(layer) is nn.Linear for layer in layers):
         return _joined_linear(layers)
     return Siblings(layers)
@@ -96,14 +98,13 @@ def _joined_linear(layers: list[nn.Module]) -> nn.Linear:
 
 
 def _joined_bias(layers: list[nn.Module]) -> Tensor | None:
-    biases = [layer.bias for layer in layers]
-    if all(bias is None for bias in biases):
+    biases: list[Tensor | None] = [layer.bias for layer in layers]  # type: ignore[misc]
+    present = next((bias for bias in biases if bias is not None), None)
+    if present is None:
         return None
-    parts = [
-        torch.zeros(layer.out_features) if bias is None else bias
-        for layer, bias in zip(layers, biases, strict=True)
-    ]
-    return torch.cat(parts)  # type: ignore[arg-type]
+    sizes: list[int] = [layer.out_features for layer in layers]  # type: ignore[misc]
+    zeros = [present.new_zeros(size) for size in sizes]
+    return torch.cat([z if b is None else b for z, b in zip(zeros, biases, strict=True)])
 
 
 class SharedOutput:
@@ -157,7 +158,7 @@ class Member:
 
     def product(self, x: Tensor) -> Tensor:
         """W x without the bias: [n, in_features] -> [n, out_features]; safe from any thread."""
-        if isinstance(self.joined, PackedLinear):
+        if isinstance(self.joined, PackedLinear | UnpackedLinear):
             return self.joined.product(x)[:, self.columns]
         bias: Tensor | None = self.joined.bias  # type: ignore[assignment]
         y: Tensor = self.joined(x)

@@ -54,7 +54,8 @@ class Checkpoints:
         target = self.folder / f"{PREFIX}{number:08d}"
         shutil.rmtree(target, ignore_errors=True)
         move_folder(aside, target)
-        for old in self._folders()[NUM_KEPT:]:
+        later, kept = self._split_at(target)
+        for old in [*later, *kept[NUM_KEPT:]]:
             shutil.rmtree(old, ignore_errors=True)
 
     def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
@@ -87,6 +88,12 @@ class Checkpoints:
             [Evaluation(**found) for found in facts["evaluations"]],
         )
         return Checkpoint(history, load(content))
+
+    def _split_at(self, newest: Path) -> tuple[list[Path], list[Path]]:
+        """Those of later steps, which did not verify when the run was taken up, and the others."""
+        folders = self._folders()
+        at = folders.index(newest)
+        return folders[:at], folders[at:]
 
     def _folders(self) -> list[Path]:
         """Complete ones, the newest first."""

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--base-model", help="embedded base, local folder or hub id")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     add("--seed", type=int, help="start of everything random")
-    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--device", help="cpu, cuda or auto")
+    add("--threads", type=int, help="CPU threads; 0: physical cores")
     add("--registry", type=Path, help="folder of the adapter registry")
     add("--output", type=Path, help="also write the adapter into this folder")
     add("--min-accuracy", type=_share, help="serve it only from this accuracy on (0 to 1)")
@@ -151,7 +152,10 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
         return 0
     progress = _progress(args, config)
     try:
-        _keep(order, run(order, progress), progress)
+        result = run(order, progress)
+        if result is None:
+            return 0
+        _keep(order, result, progress)
     except RunStoppedError as stopped:
         progress.phase(str(stopped))
         return 0
@@ -165,12 +169,14 @@ def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
     from finlora.training.gate import GateRules
     from finlora.training.run import Order
 
+    settings = load_settings(registry=args.registry, device=args.device, threads=args.threads)
     return Order(
         name=args.name,
         config=config,
         folder=Path() if args.config == SHIPPED_CONFIGS else args.config.parent,
-        device=args.device,
-        registry=open_registry(load_settings(registry=args.registry)),
+        device=settings.device,
+        threads=settings.threads,
+        registry=open_registry(settings),
         command=_command(args),
         checkpoints=args.checkpoints or cache_folder() / "training" / args.name,
         output=args.output,
@@ -182,11 +188,14 @@ def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
 
 
 def _progress(args: argparse.Namespace, config: TrainingConfig) -> "Progress":
-    from finlora.training.display import choose_view
+    from finlora.training.display import PlainView, choose_view
     from finlora.training.event_log import EventLog
     from finlora.training.progress import Progress
+    from finlora.training.team import is_leader
     from finlora.training.trackers import open_tracker
 
+    if not is_leader():
+        return Progress(PlainView(lambda _: None))
     file = args.log or cache_folder() / "training" / f"{args.name}.jsonl"
     trackers = [
         open_tracker(kind, args.name, config.model_dump(), file.parent) for kind in args.report_to

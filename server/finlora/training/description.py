@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from finlora.threads import set_threads
+from finlora.training.allocator import keep_freed_memory
 from finlora.training.estimates import activation_bytes, seconds_per_token
 from finlora.training.preparation import load_dataset
 from finlora.training.progress import memory_bytes
@@ -13,6 +15,8 @@ OPTIMIZER_BYTES = 8  # a parameter: two moments in float32
 
 def describe(order: Order) -> dict[str, Any]:
     """Configuration, counts, the first row in tokens, memory and time. Raises FinLoRAError."""
+    keep_freed_memory()
+    set_threads(order.threads)
     dataset = load_dataset(order.config, order.folder)
     workshop = open_workshop(order, dataset)
     first, examples = workshop.examples.whole[0], workshop.examples

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finlora.adapters.adapter import Manifest
 from finlora.adapters.registry import AdapterRegistry
 from finlora.errors import BaseModelError, ConfigError, FinLoRAError
+from finlora.threads import set_threads
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.checkpoint import Checkpoint, Checkpoints
@@ -21,6 +22,7 @@ from finlora.training.optimization import optimizer_note
 from finlora.training.preparation import Dataset, load_dataset
 from finlora.training.progress import Progress
 from finlora.training.result import Result, extra_files
+from finlora.training.team import Team, joined
 from finlora.training.trainer import Step, Trainer, TrainingHistory
 from finlora.training.validation import Judgement, ValidationSet, validate
 from finlora.training.workshop import Workshop, prepare
@@ -33,7 +35,7 @@ class Order:
     name: str
     config: TrainingConfig
     folder: Path  # relative data paths count from here
-    device: str
+    device: str  # auto, cpu or cuda
     registry: AdapterRegistry
     command: str  # for the model card
     checkpoints: Path  # folder of this name's checkpoints
@@ -42,6 +44,7 @@ class Order:
     resume: bool = False
     rules: GateRules = field(default_factory=GateRules)
     stopped: Callable[[], bool] = lambda: False  # whether to save and end after this step
+    threads: int = 0  # 0: physical cores
 
 
 class RunStoppedError(FinLoRAError):
@@ -59,13 +62,21 @@ class _Learned:
     valid: ValidationSet
 
 
-def run(order: Order, progress: Progress) -> Result:
-    """Train and judge; nothing is registered yet. Raises FinLoRAError, also RunStoppedError."""
+def run(order: Order, progress: Progress) -> Result | None:
+    """Train and judge; nothing is registered yet. Raises FinLoRAError, also RunStoppedError.
+
+    None: another process of the team judges what all have learned.
+    """
     keep_freed_memory()
+    set_threads(order.threads)
     dataset = load_dataset(order.config, order.folder)
     _check_order(order, dataset)
     progress.dataset(dataset)
-    learned = _learn(order, dataset, progress)
+    with joined(order.device) as (team, device):
+        order = replace(order, device=device)
+        learned = _learn(order, dataset, progress, team)
+    if not team.leads:
+        return None
     if order.output is not None:
         learned.files.save(order.output)  # before the scores, which take minutes
     progress.phase(f"scoring {len(learned.valid.whole)} validation rows on the serving engine")
@@ -76,6 +87,7 @@ def run(order: Order, progress: Progress) -> Result:
         learned.valid,
         served=learned.before.adapter,
         device=order.device,
+        threads=order.threads,
     )
     progress.scores(judgement.scores)
     verdict = decide(judgement, learned.before, order.rules)
@@ -104,14 +116,16 @@ def _check_order(order: Order, dataset: Dataset) -> None:
         raise ConfigError("eval_metric=loss is the only one for free answers")
 
 
-def _learn(order: Order, dataset: Dataset, progress: Progress) -> _Learned:
+def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _Learned:
     config = order.config
+    if team.size > 1:
+        progress.phase(f"{team.size} processes: each step has the batches of all of them")
     progress.phase(f"loading {config.base_reference} in {config.quantization}")
     workshop = open_workshop(order, dataset)
     progress.workshop(workshop)
     if note := optimizer_note(config, workshop.base.device):
         progress.phase(note)
-    history = _train(order, dataset, workshop, progress)
+    history = _train(order, dataset, workshop, progress, team)
     progress.trained(history, config.eval_metric)
     spec = workshop.base.spec
     before = InService()
@@ -127,13 +141,16 @@ def _learn(order: Order, dataset: Dataset, progress: Progress) -> _Learned:
 
 
 def _train(
-    order: Order, dataset: Dataset, workshop: Workshop, progress: Progress
+    order: Order, dataset: Dataset, workshop: Workshop, progress: Progress, team: Team
 ) -> TrainingHistory:
     config, model = order.config, workshop.base.model
-    trainer = Trainer(model, workshop.layers, config, checkpointing=workshop.checkpointing)
-    checkpoints = Checkpoints(order.checkpoints, _run_hash(config, dataset, workshop))
+    trainer = Trainer(
+        model, workshop.layers, config, checkpointing=workshop.checkpointing, team=team
+    )
+    checkpoints = Checkpoints(order.checkpoints, _run_hash(config, dataset, workshop, team))
     if not order.resume:
-        checkpoints.clear()
+        if team.leads:
+            checkpoints.clear()
     elif found := checkpoints.newest(progress.phase):
         trainer.restore(found.history, found.tensors)
         progress.phase(f"going on after step {len(found.history.steps)}")
@@ -142,8 +159,8 @@ def _train(
 
     def on_step(step: Step) -> None:
         progress.step(step)
-        stopped = order.stopped()
-        if stopped or step.number % config.checkpoint_steps == 0:
+        stopped = team.any(order.stopped())
+        if team.leads and (stopped or step.number % config.checkpoint_steps == 0):
             _save(checkpoints, trainer, progress)
         if stopped:
             raise RunStoppedError(
@@ -188,7 +205,7 @@ def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> Non
         progress.phase(f"no checkpoint could be written: {error}")
 
 
-def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop) -> str:
+def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop, team: Team) -> str:
     """SHA-256 over everything that decides what is learned."""
     words = {"description", "licence", "sources", "task", "checkpoint_steps"}
     facts: dict[str, Any] = {
@@ -196,6 +213,7 @@ def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop) -> s
         "data": [source["sha256"] for source in dataset.sources()],
         "base": workshop.base.spec.fingerprint,
         "initial_adapter": workshop.initial_adapter,
+        "num_processes": team.size,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from finlora.training.evaluation import Evaluation
 from finlora.training.forward import target_logprobs
 from finlora.training.lora_layer import TrainableLoRA
 from finlora.training.optimization import make_optimizer, rate_factor
+from finlora.training.team import ALONE, Team
 
 
 class TrainingDivergedError(FinLoRAError):
@@ -81,10 +82,12 @@ class Trainer:
         config: TrainingConfig,
         *,
         checkpointing: bool = False,
+        team: Team = ALONE,
     ) -> None:
         """With `checkpointing` activations are computed again in the backward pass."""
         self._model = model
         self._config = config
+        self._team = team
         self._parameters = [
             p for layer in layers.values() for p in layer.parameters() if p.requires_grad
         ]
@@ -108,6 +111,7 @@ class Trainer:
         after the steps in `history`; ends with the best weights that an evaluation saw. Raises
         TrainingDivergedError when the loss is not finite, before the weights are touched.
         """
+        self._team.agree_on(self._parameters)
         self._set_training(True)
         try:
             for step, batches in self._plan(epochs):
@@ -154,16 +158,21 @@ class Trainer:
         self, epochs: Callable[[int], list[Example]]
     ) -> Iterator[tuple["_Place", list[list[Example]]]]:
         """The batches of every optimizer step that is still to be done."""
-        per_step = self._config.batch_size * self._config.gradient_accumulation_steps
-        steps_per_epoch = math.ceil(len(epochs(0)) / per_step)
+        steps_per_epoch = math.ceil(len(epochs(0)) / (self._config.batch_size * self._per_step))
         num_steps = self._config.num_epochs * steps_per_epoch
         num_done, number = len(self.history.steps), 0
         for epoch in range(self._config.num_epochs):
-            for i, batches in enumerate(self._steps_of(epochs(epoch), epoch), start=1):
+            steps = in_chunks(batches_of_epoch(epochs(epoch), self._config, epoch), self._per_step)
+            for i, batches in enumerate(steps, start=1):
                 number += 1
                 if number > num_done:
                     ends_epoch = i == steps_per_epoch
                     yield _Place(number, num_steps, epoch, ends_epoch), batches
+
+    @property
+    def _per_step(self) -> int:
+        """Batches of an optimizer step, of all processes."""
+        return self._config.gradient_accumulation_steps * self._team.size
 
     def _is_evaluated(self, step: "_Place") -> bool:
         every = self._config.eval_steps
@@ -173,7 +182,8 @@ class Trainer:
 
     def _evaluate(self, evaluate: Callable[[int], Evaluation], number: int) -> Evaluation:
         self._set_training(False)
-        found = evaluate(number)
+        # One process looks, so that all decide alike.
+        found = self._team.from_leader(evaluate(number) if self._team.leads else None)
         self._set_training(True)
         self.history.evaluations.append(found)
         if self.history.num_since_best(self._config.eval_metric) == 0:
@@ -192,27 +202,24 @@ class Trainer:
         for parameter, best in zip(self._parameters, self._best, strict=False):
             parameter.copy_(best)
 
-    def _steps_of(self, examples: list[Example], epoch: int) -> Iterator[list[list[Example]]]:
-        """Batches of each optimizer step."""
-        generator = random.Random(f"{self._config.seed}/{epoch}")
-        order = length_grouped if self._config.group_by_length else in_random_order
-        batches = order(examples, self._config.batch_size, generator)
-        return in_chunks(batches, self._config.gradient_accumulation_steps)
-
     def _step(self, batches: list[list[Example]], place: "_Place") -> Step:
         started = time.perf_counter()
         number, num_steps = place.number, place.num_steps
         if self._config.lora_dropout:
             # By step, so that a run that is taken up again draws what it would have drawn.
-            torch.manual_seed(self._config.seed * 1_000_003 + number)
+            torch.manual_seed(self._config.seed * 1_000_003 + number + self._team.rank * 2**40)
         examples = [example for batch in batches for example in batch]
         weight = sum(example.weight * len(example.target) for example in examples)
-        loss = sum(self._backward(batch, weight) for batch in batches)
+        loss = self._team.add(sum(self._backward(b, weight) for b in self._team.share(batches)))
         if not math.isfinite(loss):
-            raise TrainingDivergedError(f"the loss is {loss} in step {number}: nothing is saved")
+            raise TrainingDivergedError(
+                f"the loss is {loss} in step {number}: stopped before it could spoil anything; "
+                "checkpoints of the steps before are kept"
+            )
         rate = self._config.learning_rate * rate_factor(self._config, number, num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        self._team.add_gradients(self._parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -250,6 +257,15 @@ class _Place:
     num_steps: int
     epoch: int
     ends_epoch: bool
+
+
+def batches_of_epoch(
+    examples: list[Example], config: TrainingConfig, epoch: int
+) -> list[list[Example]]:
+    """Every example once, in the order that seed and epoch decide."""
+    generator = random.Random(f"{config.seed}/{epoch}")
+    order = length_grouped if config.group_by_length else in_random_order
+    return order(examples, config.batch_size, generator)
 
 
 def checkpointed_blocks(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:

@@ -60,6 +60,7 @@ def validate(
     *,
     served: Adapter | None,
     device: str,
+    threads: int = 0,
 ) -> Judgement:
     """Scores of the adapter, the bare base and the version in service. Raises FinLoRAError."""
     ranks = [config.lora_r, *([served.config.r] if served else [])]
@@ -67,6 +68,7 @@ def validate(
         model=config.base_reference,
         quantization=config.quantization,
         device=device,
+        threads=threads,
         max_loras=len(ranks),
         max_lora_rank=max(ranks),
         max_model_len=max(rows.max_tokens + 1, MIN_MODEL_LEN),

@@ -52,10 +52,7 @@ def prepare(
     config: TrainingConfig, split: Split, registry: AdapterRegistry, *, device: str
 ) -> Workshop:
     """Load the base, check that it is quantised as configured, attach what will be learned."""
-    base = load_base(config.base_reference, config.quantization, device=device, training=True)
-    if config.quantization is Quantization.NF4:
-        check_double_quantised(base.model)
-        widen(base.model, base.compute_dtype)
+    base = load_for_training(config, device=device)
     layers = attach_layers(base, config)
     initial = _start_from(layers, base, config, registry)
     eos = eos_token_id(base.tokenizer, base.spec.eos_token_ids)
@@ -64,12 +61,26 @@ def prepare(
     weights = answer_weights(split.train, config)
     examples = encode_rows(split.train, encoder, max_tokens, weights)
     valid = encode_rows(split.valid, encoder, max_tokens)
-    if base.device.type == "cpu" and examples.max_tokens <= MAX_EAGER_TOKENS:
-        base.model.set_attn_implementation("eager")
+    choose_attention(base, examples.max_tokens)
     if config.init_lora_weights == "eva":
         start_from_activations(base.model, layers, examples.whole)
     checkpointing = _needs_checkpointing(config, base, examples)
     return Workshop(base, layers, encoder, eos, examples, valid, initial, checkpointing)
+
+
+def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
+    """The base as a run computes with it. Raises BaseModelError unless it is as configured."""
+    base = load_base(config.base_reference, config.quantization, device=device, training=True)
+    if config.quantization is Quantization.NF4:
+        check_double_quantised(base.model)
+        widen(base.model, base.compute_dtype)
+    return base
+
+
+def choose_attention(base: LoadedBase, max_tokens: int) -> None:
+    """The faster one for rows of this length."""
+    if base.device.type == "cpu" and max_tokens <= MAX_EAGER_TOKENS:
+        base.model.set_attn_implementation("eager")
 
 
 def _needs_checkpointing(config: TrainingConfig, base: LoadedBase, examples: Examples) -> bool:

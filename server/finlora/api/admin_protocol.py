@@ -1,0 +1,69 @@
+"""What administrators send and get. Every field is bounded; an unknown one is an error."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from finlora.adapters.adapter import first_problem
+from finlora.errors import RequestError
+
+Reference: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class AdminBody(BaseModel):
+    """A small JSON object."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """The checked body; none at all is an empty object. Raises RequestError."""
+        try:
+            return cls.model_validate_json(body or b"{}")
+        except ValidationError as error:
+            where = error.errors()[0]["loc"]
+            param = str(where[0])[:100] if where else None
+            raise RequestError(first_problem(error)[:500], param=param) from error
+
+
+class RollbackBody(AdminBody):
+    """`to`: the beginning of a stored version's digest; without it the version before."""
+
+    to: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+
+
+class AliasBody(AdminBody):
+    """The adapter that an alias shall mean."""
+
+    name: Reference
+
+
+class LoadBody(AdminBody):
+    """vLLM's body; `lora_path` may only say the same as `lora_name`."""
+
+    lora_name: Reference
+    lora_path: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class UnloadBody(AdminBody):
+    """vLLM's body."""
+
+    lora_name: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRow:
+    """Where one version of an adapter is and what it is doing."""
+
+    name: str
+    digest: str
+    current: bool  # what the name means now
+    aliases: list[str]
+    tiers: list[str]  # of "disk", "ram" and "slot"
+    loading: bool
+    pinned: bool
+    requests: int  # that run or wait
+    disk_bytes: int | None
+    memory_bytes: int | None
+    last_used: float | None  # seconds since the epoch

@@ -1,0 +1,53 @@
+"""The form an answer must have, made ready for the engine."""
+
+import asyncio
+from dataclasses import dataclass
+
+from finlora.api.encoding import MAX_INLINE_CHARACTERS
+from finlora.api.protocol.sampling import SamplingRequest
+from finlora.api.state import ServerState
+from finlora.engine.constraints import Grammar
+from finlora.engine.structured import ChoiceTree
+from finlora.errors import InvalidSamplingParamsError, RequestError
+from finlora.prompts import TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One of some labels, a text of a grammar, or anything."""
+
+    choice: ChoiceTree | None = None
+    grammar: Grammar | None = None
+
+
+async def demanded_form(
+    state: ServerState, body: SamplingRequest, *, max_tokens: int | None
+) -> Form:
+    """What the request demands; `max_tokens` is what it sent, if it did. Raises RequestError."""
+    wanted = body.form
+    if wanted is None:
+        return Form()
+    if wanted.kind is not None:
+        raise RequestError(f"{wanted.param}: not yet", param=wanted.param)
+    tree = await label_tree(state.text_encoder, wanted.labels, wanted.param)
+    if max_tokens is not None and max_tokens < tree.max_tokens:
+        raise RequestError(
+            f"max_tokens must be at least {tree.max_tokens} here, or left out: the longest label "
+            f"of {wanted.param} takes {tree.max_tokens} tokens with its end token",
+            param="max_tokens",
+        )
+    return Form(choice=tree)
+
+
+async def label_tree(encoder: TextEncoder, labels: tuple[str, ...], param: str) -> ChoiceTree:
+    """The tree of the labels' tokens. Raises RequestError that names `param`."""
+    if sum(map(len, labels)) <= MAX_INLINE_CHARACTERS:
+        return _encode_labels(encoder, labels, param)
+    return await asyncio.to_thread(_encode_labels, encoder, labels, param)
+
+
+def _encode_labels(encoder: TextEncoder, labels: tuple[str, ...], param: str) -> ChoiceTree:
+    try:
+        return ChoiceTree([encoder.encode_target(label) for label in labels])
+    except InvalidSamplingParamsError as error:
+        raise RequestError(f"{param}: {error}", param=param) from error

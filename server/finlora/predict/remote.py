@@ -1,0 +1,157 @@
+"""Labels from a running server: POST /v1/classify, several requests at once, answers in order."""
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from finlora.errors import ConfigError, FinLoRAError, RemoteError, RequestError
+from finlora.offline.answers import Text
+from finlora.offline.results import Classification
+from finlora.predict.labeller import Labeller, Question
+
+TEXTS_IN_A_REQUEST = 32
+REQUESTS_AT_ONCE = 4
+CHUNKS_AHEAD = 2 * REQUESTS_AT_ONCE
+MAX_TRIES = 8
+TIMEOUT_SECONDS = 600
+BUSY = (429, 502, 503, 504)
+# About this very text or list of texts; any other answer would be the same for all.
+OF_THE_TEXTS = (400, 413)
+
+Answers = list[Classification | FinLoRAError]
+
+
+class RemoteLabeller:
+    """A server's model as a labeller."""
+
+    def __init__(self, http: httpx.Client, question: Question) -> None:
+        """Raises RemoteError, ConfigError."""
+        self._http = http
+        self._question = question
+        model = self._model(question.adapter)
+        self._name: str = model["id"]
+        labels = question.labels or model.get("labels")
+        if not labels:
+            raise ConfigError(f"{self._name} has no labels of its own: name them with --labels")
+        self.labels: tuple[str, ...] = tuple(labels)
+        self.identity: dict[str, Any] = {
+            "server": str(http.base_url),
+            "adapter": model.get("digest", self._name),
+            "labels": list(self.labels),
+            "template": question.template,
+        }
+
+    def each(self, texts: Iterable[Text]) -> Generator[Classification | FinLoRAError]:
+        """Reads a few hundred texts ahead."""
+        waiting: deque[Future[Answers]] = deque()
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            try:
+                for chunk in _chunks(texts):
+                    waiting.append(pool.submit(self._answers, chunk))
+                    if len(waiting) == CHUNKS_AHEAD:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _answers(self, texts: Sequence[Text]) -> Answers:
+        """Bad texts keep their places; the others are asked for together, then one by one."""
+        good = [text for text in texts if isinstance(text, str)]
+        answers = iter(self._classify(good) if good else [])
+        return [text if isinstance(text, FinLoRAError) else next(answers) for text in texts]
+
+    def _classify(self, texts: list[str]) -> Answers:
+        body = {
+            "model": self._name,
+            "input": texts,
+            "labels": list(self.labels),
+            "template": self._question.template,
+            "return_probabilities": True,
+        }
+        answer = self._ask("POST", "classify", json=body)
+        if answer.status_code in OF_THE_TEXTS:
+            if len(texts) == 1:
+                return [RequestError(_message(answer))]
+            return [found for text in texts for found in self._classify([text])]
+        entries = sorted(_json(answer)["data"], key=lambda entry: entry["index"])
+        return [Classification(e["label"], e["probabilities"]) for e in entries]
+
+    def _model(self, name: str | None) -> dict[str, Any]:
+        if name is not None:
+            found: dict[str, Any] = _json(self._ask("GET", f"models/{name}"))
+            return found
+        models = _json(self._ask("GET", "models"))["data"]
+        return next(model for model in models if model.get("parent") is None)
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        for number in range(MAX_TRIES):
+            answer = self._try(method, path, **options)
+            if answer.status_code not in BUSY:
+                return answer
+            time.sleep(_seconds_to_wait(answer, number))
+        return answer
+
+    def _try(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise RemoteError(
+                f"{self._http.base_url} does not answer ({error or type(error).__name__}): "
+                "is `finlora serve` running there?"
+            ) from error
+
+
+@contextmanager
+def remote_labeller(url: str, key: str | None, question: Question) -> Iterator[Labeller]:
+    """A server for as long as it is needed. Raises ConfigError, RemoteError."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    base = url.rstrip("/").removesuffix("/v1") + "/v1/"
+    try:
+        http = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_SECONDS)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"{url!r} is not a URL such as http://127.0.0.1:8000") from error
+    with http:
+        yield RemoteLabeller(http, question)
+
+
+def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    chunk: list[Text] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == TEXTS_IN_A_REQUEST:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _json(answer: httpx.Response) -> Any:
+    """The body of a good answer. Raises RemoteError."""
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise RemoteError(f"{answer.url}: {_message(answer)}; put the key into FINLORA_API_KEY")
+    if not answer.is_success:
+        raise RemoteError(f"{answer.url}: {answer.status_code}: {_message(answer)}")
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise RemoteError(f"{answer.url}: the answer is not JSON") from error
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200] or answer.reason_phrase
+
+
+def _seconds_to_wait(answer: httpx.Response, number: int) -> float:
+    try:
+        return min(float(answer.headers["retry-after"]), 60)
+    except (KeyError, ValueError):
+        return float(min(0.5 * 2**number, 10))
