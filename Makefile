@@ -17,7 +17,8 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-tools check format bench-peers loadtest capacity clean
+.PHONY: help serve test test-slow test-tools check format bench-peers bench-train quality loadtest \
+	capacity clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ loadtest: $(VENV)/.loadtest  ## A minute of locust's load on a server of its own
 
 capacity: $(VENV)/.loadtest  ## The highest request rate with fast first tokens (ARGS=--help)
 	@$(BIN)/python -m loadtest.capacity $(ARGS)
+
+quality: $(VENV)/.dev  ## NF4 with an adapter beside 16 bits with one (ARGS='--data ... --test ...')
+	$(BIN)/finlora quality $(ARGS)
 
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     strict: Annotated[
         bool, Field(description="refuse adapters trained on another or unknown quantisation")
     ] = False
+    default_adapter: Annotated[
+        str | None, Field(description="adapter for requests that name the base")
+    ] = None
 
     max_num_seqs: Annotated[PositiveInt, Field(description="sequences in one batch")] = 64
     max_num_batched_tokens: Annotated[PositiveInt, Field(description="tokens in one step")] = 2048

@@ -1,4 +1,4 @@
-"""The playground in a real Chromium; skipped where there is none (make browser installs it)."""
+"""The playground in a real Chromium; skipped where there is none (make test-tools installs it)."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ PROBABILITIES = ["probability_negative", "probability_positive"]
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
-        pytest.skip("no Chromium is installed: make browser")
+        pytest.skip("no Chromium is installed: make test-tools")
     with browsing(program, tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
