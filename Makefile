@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format bench-peers clean
+.PHONY: help serve test test-slow check format bench-peers bench-train clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)
+
+bench-train: $(VENV)/.dev  ## Training speed and memory beside a plain PEFT loop (ARGS=--help)
+	$(BIN)/python -m loadtest.training.run $(ARGS)
 
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
