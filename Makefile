@@ -55,6 +55,9 @@ format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)
 
+bench-train: $(VENV)/.dev  ## Training speed and memory beside a plain PEFT loop (ARGS=--help)
+	$(BIN)/python -m loadtest.training.run $(ARGS)
+
 loadtest: $(VENV)/.loadtest  ## A minute of locust's load on a server of its own (ARGS=--help)
 	@$(BIN)/python -m loadtest.run $(ARGS)
 
