@@ -11,13 +11,13 @@ import torch
 from finlora.bases.locate import locate
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import DEFAULT_BASE
+from finlora.datasets.row_files import read_rows
+from finlora.datasets.rows import first_rows, split_rows
 from finlora.errors import ConfigError
 from finlora.training.adapter_files import adapter_files
 from finlora.training.batches import Example, ExampleEncoder
 from finlora.training.config import TrainingConfig
 from finlora.training.preparation import eos_token_id
-from finlora.training.row_files import read_rows
-from finlora.training.rows import first_rows, split_rows
 from finlora.training.trainer import batches_of_epoch
 from finlora.training.workshop import attach_layers, load_for_training
 

@@ -87,14 +87,14 @@ def _make_material(options: argparse.Namespace, output: Path) -> Path:
 def _best_plain(options: argparse.Namespace, material: Path, output: Path) -> list[str]:
     """Flags of the fastest plain loop in short runs."""
     sizes = [size for size in options.plain_batch_sizes if options.batch_size % size == 0]
-    speeds = {}
+    speeds: dict[tuple[str, ...], float] = {}
     for size, attention in product(sizes, ATTENTIONS):
         flags = ("--batch-size", str(size), "--attention", attention)
         file = output / f"probe-{size}-{attention}.json"
         probe = measure("plain", material, file, [*flags, "--steps", str(PROBE_STEPS)])
         speeds[flags] = probe.tokens_per_second
         _say(f"plain loop, {size} rows at once, {attention}: {speeds[flags]:.0f} tokens/s")
-    return list(max(speeds, key=speeds.__getitem__))
+    return list(max(speeds, key=lambda flags: speeds[flags]))
 
 
 def _run(module: str, arguments: list[str]) -> None:

@@ -138,10 +138,14 @@ def measured_memory(model: str) -> dict[str, dict[str, int]]:
         parts["linear"] = parts.pop("quantized")
         if kind is Quantization.NONE:
             layers = base.spec.linear_layers
-            parts["linear"] = sum(base.model.get_submodule(name).weight.nbytes for name in layers)
+            parts["linear"] = sum(_weight(base.model, name).nbytes for name in layers)
             parts["other"] -= parts["linear"]
         found[str(kind)] = parts
     return found
+
+
+def _weight(model: PreTrainedModel, name: str) -> torch.Tensor:
+    return model.get_submodule(name).weight  # type: ignore[return-value]
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, format_span_id, format_trace_id
 
 from finlora.api.trace_setup import VARIABLES, make_tracer
 from finlora.api.tracing import RequestTracer
@@ -55,13 +55,19 @@ def times(span: ReadableSpan) -> tuple[int, int]:
     return span.start_time, span.end_time
 
 
+def context_of(span: ReadableSpan) -> SpanContext:
+    context = span.get_span_context()
+    assert context is not None
+    return context
+
+
 def parent_of(span: ReadableSpan) -> str:
     assert span.parent is not None
     return format_span_id(span.parent.span_id)
 
 
 def id_of(span: ReadableSpan) -> str:
-    return format_span_id(span.get_span_context().span_id)
+    return format_span_id(context_of(span).span_id)
 
 
 def test_a_stream_is_http_then_queue_prefill_decode(traced: Traced) -> None:
@@ -71,7 +77,7 @@ def test_a_stream_is_http_then_queue_prefill_decode(traced: Traced) -> None:
     assert len(spans) == 6  # and the stream; the probe leaves none
     assert root.kind is SpanKind.SERVER
     assert parent_of(root) == PARENT
-    assert {format_trace_id(s.get_span_context().trace_id) for s in spans.values()} == {TRACE}
+    assert {format_trace_id(context_of(s).trace_id) for s in spans.values()} == {TRACE}
     assert parent_of(sequence) == parent_of(spans["stream"]) == id_of(root)
     assert {parent_of(stage) for stage in stages} == {id_of(sequence)}
     edges = [edge for stage in stages for edge in times(stage)]

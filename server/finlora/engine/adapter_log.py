@@ -2,7 +2,7 @@
 
 import logging
 
-from finlora.adapters.cache import CacheObserver
+from finlora.adapters.residency import CacheObserver
 from finlora.logs import log_event
 
 logger = logging.getLogger(__name__)
