@@ -94,7 +94,8 @@ def _best_plain(options: argparse.Namespace, material: Path, output: Path) -> li
         probe = measure("plain", material, file, [*flags, "--steps", str(PROBE_STEPS)])
         speeds[flags] = probe.tokens_per_second
         _say(f"plain loop, {size} rows at once, {attention}: {speeds[flags]:.0f} tokens/s")
-    return list(max(speeds, key=lambda flags: speeds[flags]))
+    fastest, _ = max(speeds.items(), key=lambda item: item[1])
+    return list(fastest)
 
 
 def _run(module: str, arguments: list[str]) -> None:
