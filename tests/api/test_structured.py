@@ -155,7 +155,7 @@ def test_a_server_outlives_hostile_grammars(client: openai.OpenAI, server: LiveS
 
 
 def checking_processes() -> set[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process().children()
     return {child for child in children if MODULE in child.cmdline()}
 
 
