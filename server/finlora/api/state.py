@@ -51,6 +51,7 @@ class ServerState:
             max_adapters=settings.metrics_max_adapters,
             registered=self.registry,
         )
+        self.metrics.watch_ready(lambda: self.ready)
         self.started = int(time.time())
         self.phase = "starting"
         self.failure: Exception | None = None
@@ -137,15 +138,18 @@ class ServerState:
             grammars.close()
 
     def resolve(self, model: str) -> Adapter | None:
-        """The adapter that a request's model names; None for the base.
+        """The adapter that a request's model names; None for the bare base.
 
         Raises AdapterNotFoundError, AdapterIncompatibleError, EngineStoppedError.
         """
         base = self.engine.spec.name
-        if model == base:
-            return None
         # Neither names nor digests have a colon.
-        adapter = self.registry.resolve(model.removeprefix(f"{base}:"))
+        name = model.removeprefix(f"{base}:")
+        if model == base:
+            if self.settings.default_adapter is None:
+                return None
+            name = self.settings.default_adapter
+        adapter = self.registry.resolve(name)
         self._check_fits(adapter)
         return adapter
 
@@ -183,6 +187,8 @@ class ServerState:
         from finlora.engine.guidance import TokenizerFacts
 
         settings = self.settings
+        if settings.default_adapter is not None:
+            self.registry.resolve(settings.default_adapter)  # a mistyped name is told at once
         engine = build_engine(settings, self.registry, self.metrics, report=self.report)
         limit = settings.max_num_waiting + settings.max_num_seqs
         running = AsyncEngine(engine, max_num_requests=limit)

@@ -1,6 +1,5 @@
-"""`finlora models list|fetch|show`: which bases are on disk, and getting one there."""
+"""`finlora models list|fetch|show|inspect`: which bases are on disk, and getting one there."""
 
-import argparse
 import json
 import logging
 import sys
@@ -14,30 +13,37 @@ from finlora.bases.locate import locate
 from finlora.bases.state import BaseState, base_state, known_bases
 from finlora.config import DEFAULT_BASE, Quantization
 from finlora.errors import BaseModelError
+from finlora.usage import Parser
 
 
 def main(argv: list[str]) -> int:
     """Run one command. Raises BaseModelError; usage errors exit with 2."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.action == "fetch":
         _fetch(args.name, Quantization(args.quantization))
-    if args.action == "list":
+    if args.action == "inspect":
+        _inspect(args.name, as_json=args.json)
+    elif args.action == "list":
         _show_all(known_bases(), as_json=args.json)
     else:
         _show(base_state(args.name), as_json=args.json)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def parser() -> Parser:
+    """All actions with their options."""
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(prog="finlora models", description="Base models on disk.")
+    parser = Parser(prog="finlora models", description="Base models on disk.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", parents=[common], help="known bases and what of them is on disk")
     fetch = actions.add_parser("fetch", parents=[common], help="fetch and quantise a base")
     show = actions.add_parser("show", parents=[common], help="the facts of one base")
-    for action in (fetch, show):
+    inspect = actions.add_parser(
+        "inspect", parents=[common], help="what four and eight bits cost: error, scales, memory"
+    )
+    for action in (fetch, show, inspect):
         action.add_argument(
             "name", nargs="?", default=DEFAULT_BASE, help="embedded name, local folder or hub id"
         )
@@ -58,6 +64,24 @@ def _fetch(name: str, quantization: Quantization) -> None:
     prepare_base(name, quantization)
 
 
+def _inspect(name: str, *, as_json: bool) -> None:
+    # Imported here, as above.
+    from finlora.bases import inspection, inspection_report
+    from finlora.model import base_spec, measured_memory
+
+    spec = base_spec(name)
+    found = list(inspection.layer_errors(locate(name), spec.linear_layers))
+    layers, scales = [layer for layer, _ in found], found[0][1]
+    memory = measured_memory(name)
+    if as_json:
+        report = inspection_report.as_json(layers, scales, memory)
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for table in inspection_report.tables(layers, scales, memory):
+        console.print(table, "")
+
+
 def _show_all(bases: list[BaseState], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps([_facts(base) for base in bases], indent=1) + "\n")
@@ -72,7 +96,10 @@ def _show_all(bases: list[BaseState], *, as_json: bool) -> None:
 
 def _show(base: BaseState, *, as_json: bool) -> None:
     if base.folder is None:
-        raise BaseModelError(f"{base.name} is not on disk; `finlora models fetch` brings it")
+        raise BaseModelError(
+            f"{base.name} is not on disk: `finlora models fetch {base.name}` brings an embedded "
+            "base or one of the hub, `finlora models list` shows what is here"
+        )
     facts = _facts(base)
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")

@@ -199,6 +199,7 @@ class LLMEngine:
             base_bytes=parts.base_bytes,
             adapter_bytes={"slot": parts.slots.num_bytes, "ram": parts.adapters.ram_bytes},
             kv_cache_bytes=parts.memory.kv_cache.num_bytes,
+            num_kv_pages=parts.memory.kv_cache.num_pages,
             prefix_cache_bytes=parts.memory.prefix_cache_bytes,
             cuda_bytes=observed.cuda_bytes(parts.runner.device),
             resident_adapters=parts.adapters.resident_names,

@@ -5,10 +5,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from finlora.adapters.shipped import open_registry
 from finlora.config import DEFAULT_BASE, load_settings
 from finlora.training.restoration.order import RestorationOrder
+from finlora.usage import Parser
 
 DEFAULTS = {
     name: RestorationOrder.__dataclass_fields__[name].default
@@ -21,23 +23,28 @@ DEFAULTS = {
 
 def main(argv: list[str]) -> int:
     """Restore, register, print what it achieved. Raises FinLoRAError."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     order = _order(args, argv)
     for rank in order.ranks:
         variant = order.config(rank).variant
         order.registry.check_name(order.adapter_name(rank), variant, Path(order.model).name)
     # Imported here: they bring torch, which --help and a mistyped option do not need.
     from finlora.training.restoration.registration import register
-    from finlora.training.restoration.restoration import restore
+    from finlora.training.restoration.restoration import Restoration
 
-    restored = restore(order, _say)
-    for adapter in register(order, restored):
+    restoration = Restoration(order, _say)
+    for restored in restoration.each():
+        adapter = register(order, restored, restoration.base)
         _say(f"registered {adapter.reference} in {order.registry.folder}")
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(restored.findings.as_dict(), indent=1) + "\n", "utf-8")
-    sys.stdout.write(restored.findings.markdown())
+        if args.json is not None:
+            _write(args.json, restored.findings.as_dict())
+    sys.stdout.write(restoration.findings().markdown())
     return 0
+
+
+def _write(file: Path, facts: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 def _order(args: argparse.Namespace, argv: list[str]) -> RestorationOrder:
@@ -60,8 +67,9 @@ def _command(argv: list[str]) -> str:
     return shlex.join(["finlora", "train", *(Path(w).name if "/" in w else w for w in argv)])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora train --method restore`."""
+    parser = Parser(
         prog="finlora train NAME --method restore",
         description="Make an adapter that brings the NF4 base back to its 16-bit original: from "
         "the quantisation error itself, then by distillation over unlabelled text.",
@@ -90,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ranks(text: str) -> list[int]:
-    ranks = sorted({int(part) for part in text.split(",")})
-    if ranks[0] < 1:
+    ranks = list(dict.fromkeys(int(part) for part in text.split(",")))
+    if min(ranks) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return ranks
 
