@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("finlora.training.cli", "train an adapter and register it"),
     "data": ("finlora.datasets.cli", "make training files from their public sources"),
     "eval": ("finlora.evaluation.cli", "score adapters on rows whose labels are known"),
+    "quality": ("finlora.quality.cli", "compare NF4 with an adapter and 16 bits with one"),
     "batch": ("finlora.batch.cli", "answer a file in OpenAI's batch format"),
     "adapters": ("finlora.adapters.cli", "list, add, verify, promote and remove adapters"),
     "bench": ("finlora.bench.cli", "measure the engine beside what the machine can do"),

@@ -36,6 +36,22 @@ class Quantization(StrEnum):
     NONE = "none"
 
 
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class Settings(BaseSettings):
     """What one server process runs with."""
 
@@ -59,10 +75,24 @@ class Settings(BaseSettings):
         NonNegativeInt, Field(description="adapters with series of their own")
     ] = 100
 
+    log_format: Annotated[LogFormat, Field(description="form of log lines")] = LogFormat.TEXT
+    log_level: Annotated[
+        LogLevel, Field(description="least level; info: one line for each request")
+    ] = LogLevel.INFO
+    log_prompts: Annotated[
+        bool, Field(description="put prompts and answers into the log: clients' data")
+    ] = False
+    otlp_endpoint: Annotated[
+        str | None, Field(description="send traces there (OTLP over HTTP; needs finlora[otel])")
+    ] = None
+
     registry: Annotated[Path | None, Field(description="folder of the adapter registry")] = None
     strict: Annotated[
         bool, Field(description="refuse adapters trained on another or unknown quantisation")
     ] = False
+    default_adapter: Annotated[
+        str | None, Field(description="adapter for requests that name the base")
+    ] = None
 
     max_num_seqs: Annotated[PositiveInt, Field(description="sequences in one batch")] = 64
     max_num_batched_tokens: Annotated[PositiveInt, Field(description="tokens in one step")] = 2048

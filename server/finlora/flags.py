@@ -22,6 +22,7 @@ NOT_THE_ENGINES = {
     "metrics_max_adapters",
     "registry",
     "strict",
+    "default_adapter",
     "max_num_waiting",
 }
 ENGINE_SETTINGS = tuple(name for name in Settings.model_fields if name not in NOT_THE_ENGINES)

@@ -126,6 +126,28 @@ def memory_bytes(model: PreTrainedModel) -> dict[str, int]:
     return parts
 
 
+def measured_memory(model: str) -> dict[str, dict[str, int]]:
+    """Bytes of the weights in 16, 8 and 4 bits, each loaded and looked at. Raises BaseModelError.
+
+    The 16-bit model's linear layers stand under `linear`, as the quantised ones do.
+    """
+    found = {}
+    for kind in (Quantization.NONE, Quantization.INT8, Quantization.NF4):
+        base = load_base(model, kind, device="cpu", dtype=torch.bfloat16, training=True)
+        parts = memory_bytes(base.model)
+        parts["linear"] = parts.pop("quantized")
+        if kind is Quantization.NONE:
+            layers = base.spec.linear_layers
+            parts["linear"] = sum(_weight(base.model, name).nbytes for name in layers)
+            parts["other"] -= parts["linear"]
+        found[str(kind)] = parts
+    return found
+
+
+def _weight(model: PreTrainedModel, name: str) -> torch.Tensor:
+    return model.get_submodule(name).weight  # type: ignore[return-value]
+
+
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         yield from (("embeddings", parameter) for parameter in embedding.parameters())

@@ -1,4 +1,4 @@
-"""`finlora models list|fetch|show`: which bases are on disk, and getting one there."""
+"""`finlora models list|fetch|show|inspect`: which bases are on disk, and getting one there."""
 
 import json
 import logging
@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.action == "fetch":
         _fetch(args.name, Quantization(args.quantization))
-    if args.action == "list":
+    if args.action == "inspect":
+        _inspect(args.name, as_json=args.json)
+    elif args.action == "list":
         _show_all(known_bases(), as_json=args.json)
     else:
         _show(base_state(args.name), as_json=args.json)
@@ -38,7 +40,10 @@ def parser() -> Parser:
     actions.add_parser("list", parents=[common], help="known bases and what of them is on disk")
     fetch = actions.add_parser("fetch", parents=[common], help="fetch and quantise a base")
     show = actions.add_parser("show", parents=[common], help="the facts of one base")
-    for action in (fetch, show):
+    inspect = actions.add_parser(
+        "inspect", parents=[common], help="what four and eight bits cost: error, scales, memory"
+    )
+    for action in (fetch, show, inspect):
         action.add_argument(
             "name", nargs="?", default=DEFAULT_BASE, help="embedded name, local folder or hub id"
         )
@@ -57,6 +62,24 @@ def _fetch(name: str, quantization: Quantization) -> None:
     from finlora.model import prepare_base
 
     prepare_base(name, quantization)
+
+
+def _inspect(name: str, *, as_json: bool) -> None:
+    # Imported here, as above.
+    from finlora.bases import inspection, inspection_report
+    from finlora.model import base_spec, measured_memory
+
+    spec = base_spec(name)
+    found = list(inspection.layer_errors(locate(name), spec.linear_layers))
+    layers, scales = [layer for layer, _ in found], found[0][1]
+    memory = measured_memory(name)
+    if as_json:
+        report = inspection_report.as_json(layers, scales, memory)
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for table in inspection_report.tables(layers, scales, memory):
+        console.print(table, "")
 
 
 def _show_all(bases: list[BaseState], *, as_json: bool) -> None:

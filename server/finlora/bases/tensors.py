@@ -4,8 +4,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finlora.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -41,6 +45,24 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} lacks {', '.join(missing)}: weights must be in safetensors format"
         )
     return files
+
+
+def tensor_entries(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of the model by its name. Raises BaseModelError."""
+    return {entry.name: entry for file in weight_files(folder) for entry in _entries(file)}
+
+
+def read_tensor(entry: TensorEntry) -> "Tensor":
+    """A copy in memory of its own. Raises BaseModelError: a type that weights do not have."""
+    import torch
+
+    types = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    if entry.dtype not in types:
+        raise BaseModelError(f"{entry.name} is stored as {entry.dtype}")
+    with entry.file.open("rb") as file:
+        file.seek(entry.start)
+        content = bytearray(file.read(entry.num_bytes))
+    return torch.frombuffer(content, dtype=types[entry.dtype]).view(entry.shape)
 
 
 def fingerprint(folder: Path) -> str:

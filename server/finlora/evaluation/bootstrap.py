@@ -39,7 +39,7 @@ def estimates(
     whole = columns.sum(0)
     resampled = np.concatenate([weights @ columns for weights in _weights(len(columns), seed)])
     return {
-        name: _estimate(float(statistic(whole)), statistic(resampled))
+        name: interval(float(statistic(whole)), statistic(resampled))
         for name, statistic in statistics.items()
     }
 
@@ -50,10 +50,11 @@ def resampled_quantile(values: Array, q: float, *, seed: int = 0) -> Estimate:
     chunks = (min(CHUNK, NUM_RESAMPLES - start) for start in range(0, NUM_RESAMPLES, CHUNK))
     drawn = (generator.integers(len(values), size=(size, len(values))) for size in chunks)
     resampled = np.concatenate([np.quantile(values[rows], q, axis=1) for rows in drawn])
-    return _estimate(float(np.quantile(values, q)), resampled)
+    return interval(float(np.quantile(values, q)), resampled)
 
 
-def _estimate(value: float, resampled: Array) -> Estimate:
+def interval(value: float, resampled: Array) -> Estimate:
+    """The estimate of a value that came out differently in every resample."""
     low, high = np.quantile(resampled, QUANTILES)
     return Estimate(value, float(low), float(high))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.registry import AdapterRegistry
-from finlora.errors import AdapterNotFoundError
 from finlora.quality.arms import Recipe
 from finlora.quality.plan import Plan
 from finlora.training.adapter_files import adapter_files
@@ -37,14 +36,20 @@ class AdapterShop:
 
     def get(self, recipe: Recipe, seed: int) -> Adapter:
         """The adapter. Raises FinLoRAError."""
+        config, dataset, name = self._job(recipe, seed)
+        if self.registry.is_registered(name):
+            return self.registry.resolve(name)
+        self.report(f"training {name} on {len(dataset.split.train)} rows")
+        return self._train(name, config, dataset)
+
+    def has(self, recipe: Recipe, seed: int) -> bool:
+        """Whether it is trained already."""
+        return self.registry.is_registered(self._job(recipe, seed)[2])
+
+    def _job(self, recipe: Recipe, seed: int) -> tuple[TrainingConfig, Dataset, str]:
         config = self.plan.training_config(recipe, seed, self.held_out)
         dataset = load_dataset(config, Path())
-        name = f"{recipe.name}-s{seed}-{self._key(config, dataset)}"
-        try:
-            return self.registry.resolve(name)
-        except AdapterNotFoundError:
-            self.report(f"training {name} on {len(dataset.split.train)} rows")
-            return self._train(name, config, dataset)
+        return config, dataset, f"{recipe.name}-s{seed}-{self._key(config, dataset)}"
 
     def _train(self, name: str, config: TrainingConfig, dataset: Dataset) -> Adapter:
         keep_freed_memory()
@@ -67,9 +72,10 @@ class AdapterShop:
             )
 
     def _key(self, config: TrainingConfig, dataset: Dataset) -> str:
-        """A hash of everything that decides what is learned."""
+        """A hash of everything that decides what is learned. Settings that are the trainer's own
+        defaults are left out: a new one would otherwise make every adapter unknown."""
         facts = {
-            "config": config.model_dump(exclude=WHERE),
+            "config": config.model_dump(exclude=WHERE, exclude_defaults=True),
             "rows": [[row.context, row.target] for row in dataset.split.train],
             "base": self.base_fingerprint,
         }

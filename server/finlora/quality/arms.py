@@ -42,14 +42,14 @@ class Arm:
 
 
 LORA, QLORA = Recipe(Quantization.NONE), Recipe(Quantization.NF4)
-LORA_16, QLORA_NF4 = "lora-16", "qlora-nf4"
+LORA_16, QLORA_NF4, LORA_16_ON_NF4 = "lora-16", "qlora-nf4", "lora-16-on-nf4"
 ARMS = (
     Arm("base-16", "16-bit base", Quantization.NONE),
     Arm("base-nf4", "NF4 base", Quantization.NF4),
     Arm("base-fp4", "FP4 base", Quantization.FP4),
     Arm(LORA_16, "16-bit base + LoRA", Quantization.NONE, LORA, is_main=True),
     Arm(QLORA_NF4, "NF4 base + QLoRA (what is served)", Quantization.NF4, QLORA, is_main=True),
-    Arm("lora-16-on-nf4", "16-bit adapter on the NF4 base", Quantization.NF4, LORA, is_main=True),
+    Arm(LORA_16_ON_NF4, "16-bit adapter on the NF4 base", Quantization.NF4, LORA, is_main=True),
     Arm("qlora-on-16", "QLoRA adapter on the 16-bit base", Quantization.NONE, QLORA),
     Arm("qlora-merged", "QLoRA merged into 16 bits", Quantization.NONE, QLORA, is_merged=True),
     Arm("qlora-qkv", "NF4 + QLoRA, q, k, v only", Quantization.NF4,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finlora.config import DEFAULT_BASE, Quantization
-from finlora.quality.arms import ARMS, LORA_16, QLORA_NF4, Recipe
+from finlora.quality.arms import ARMS, LORA_16, LORA_16_ON_NF4, QLORA_NF4, Recipe
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 
 
@@ -51,7 +51,7 @@ class Plan:
 DEFAULT = Plan()
 QUICK = replace(
     DEFAULT,
-    arms=("base-16", "base-nf4", LORA_16, QLORA_NF4, "lora-16-on-nf4"),
+    arms=("base-16", "base-nf4", LORA_16, QLORA_NF4, LORA_16_ON_NF4),
     seeds=(0,),
     max_train_rows=320,
     max_test_rows=200,

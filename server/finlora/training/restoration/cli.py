@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from finlora.adapters.shipped import open_registry
 from finlora.config import DEFAULT_BASE, load_settings
@@ -29,16 +30,21 @@ def main(argv: list[str]) -> int:
         order.registry.check_name(order.adapter_name(rank), variant, Path(order.model).name)
     # Imported here: they bring torch, which --help and a mistyped option do not need.
     from finlora.training.restoration.registration import register
-    from finlora.training.restoration.restoration import restore
+    from finlora.training.restoration.restoration import Restoration
 
-    restored = restore(order, _say)
-    for adapter in register(order, restored):
+    restoration = Restoration(order, _say)
+    for restored in restoration.each():
+        adapter = register(order, restored, restoration.base)
         _say(f"registered {adapter.reference} in {order.registry.folder}")
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(restored.findings.as_dict(), indent=1) + "\n", "utf-8")
-    sys.stdout.write(restored.findings.markdown())
+        if args.json is not None:
+            _write(args.json, restored.findings.as_dict())
+    sys.stdout.write(restoration.findings().markdown())
     return 0
+
+
+def _write(file: Path, facts: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 def _order(args: argparse.Namespace, argv: list[str]) -> RestorationOrder:
@@ -92,8 +98,8 @@ def parser() -> Parser:
 
 
 def _ranks(text: str) -> list[int]:
-    ranks = sorted({int(part) for part in text.split(",")})
-    if ranks[0] < 1:
+    ranks = list(dict.fromkeys(int(part) for part in text.split(",")))
+    if min(ranks) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return ranks
 

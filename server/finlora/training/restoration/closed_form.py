@@ -31,8 +31,8 @@ class Factors:
 def correct(error: Tensor, moment: Tensor, rank: int) -> Factors:
     """Factors of an error [out_features, in_features] under input moments [in, in]."""
     root = _root(moment.double())
-    u, s, vh = torch.linalg.svd(error.double() @ root, full_matrices=False)
-    rows = s[:rank, None] * vh[:rank]
+    u, s, vh = torch.linalg.svd((error.double() @ root).float(), full_matrices=False)
+    rows = (s[:rank, None] * vh[:rank]).double()
     return _balanced(
         torch.linalg.solve_triangular(root, rows, upper=False, left=False), u[:, :rank]
     )
@@ -48,4 +48,5 @@ def _root(moment: Tensor) -> Tensor:
     """Lower triangular L with L L^T = R, R damped."""
     damping = DAMPING * moment.diagonal().mean().clamp_min(1e-12)
     identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    return torch.linalg.cholesky(moment + damping * identity)
+    root: Tensor = torch.linalg.cholesky(moment + damping * identity)
+    return root

@@ -4,33 +4,34 @@ import json
 from datetime import UTC, datetime
 
 from finlora.adapters.adapter import Adapter, Manifest
+from finlora.model import LoadedBase
 from finlora.training.manifest import trained_on
 from finlora.training.restoration.findings import restored_name
 from finlora.training.restoration.order import RestorationOrder
 from finlora.training.restoration.restoration import Restored
 
 
-def register(order: RestorationOrder, restored: Restored) -> list[Adapter]:
-    """One adapter for each rank, in service at once. Raises AdapterError."""
-    return [_register(order, restored, rank) for rank in restored.files]
-
-
-def _register(order: RestorationOrder, restored: Restored, rank: int) -> Adapter:
-    config, files = order.config(rank), restored.files[rank]
+def register(order: RestorationOrder, restored: Restored, base: LoadedBase) -> Adapter:
+    """In service at once. Raises AdapterError."""
+    rank, files = restored.rank, restored.files
+    config = order.config(rank)
     facts = json.dumps(restored.findings.as_dict(), indent=1) + "\n"
-    extra = {"README.md": _card(order, restored, rank).encode(), "metrics.json": facts.encode()}
+    extra = {
+        "README.md": _card(order, restored, base.spec.name).encode(),
+        "metrics.json": facts.encode(),
+    }
     return order.registry.register(
         order.adapter_name(rank),
         config.variant,
         files.config,
         files.weights,
-        _manifest(order, restored, rank),
+        _manifest(order, restored, base),
         extra,
     )
 
 
-def _manifest(order: RestorationOrder, restored: Restored, rank: int) -> Manifest:
-    base, findings = restored.pair.student, restored.findings
+def _manifest(order: RestorationOrder, restored: Restored, base: LoadedBase) -> Manifest:
+    rank, findings = restored.rank, restored.findings
     return Manifest(
         base_name=base.spec.name,
         base_fingerprint=base.spec.fingerprint,
@@ -45,8 +46,8 @@ def _manifest(order: RestorationOrder, restored: Restored, rank: int) -> Manifes
     )
 
 
-def _card(order: RestorationOrder, restored: Restored, rank: int) -> str:
-    base = restored.pair.student.spec.name
+def _card(order: RestorationOrder, restored: Restored, base: str) -> str:
+    rank = restored.rank
     licence = f"license: {order.licence.lower()}\n" if order.licence else ""
     return (
         f"---\nbase_model: {base}\nlibrary_name: peft\n{licence}---\n\n"

@@ -1,7 +1,7 @@
 """From a base and some text to adapters that restore it, measured on text they never saw."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finlora.model import LoadedBase
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.preparation import eos_token_id
 from finlora.training.restoration.closed_form import Factors, correct
 from finlora.training.restoration.distillation import DistillationStep, distil
-from finlora.training.restoration.fidelity import fidelities
+from finlora.training.restoration.fidelity import ORIGINAL, Fidelity, fidelities
 from finlora.training.restoration.findings import (
     NF4,
     RestorationFindings,
@@ -33,11 +34,101 @@ STEPS_BETWEEN_REPORTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """One adapter for each rank, and what they achieve."""
+    """The adapter of one rank, and how near it brings the base to the original."""
 
-    files: dict[int, AdapterFiles]
+    rank: int
+    files: AdapterFiles
     findings: RestorationFindings
-    pair: Pair
+
+
+class Restoration:
+    """Both models in memory, the text in tokens, and what the quantisation error itself gives."""
+
+    def __init__(self, order: RestorationOrder, report: Report) -> None:
+        """Raises FinLoRAError."""
+        keep_freed_memory()
+        self._order = order
+        self._report = report
+        self._corpus = load_corpus(order.texts, order.held_out)
+        report(f"loading {order.model} twice: in 16 bits and in NF4")
+        rank = max(order.ranks)
+        self._pair = load_pair(
+            order.model, rank=rank, seed=order.seed, device=order.device, length=order.length
+        )
+        self._batches = _batches(order, self._corpus, self._pair)
+        self._fidelities: dict[str, Fidelity] = {}
+        self._start = self._closed_form(rank)
+
+    @property
+    def base(self) -> LoadedBase:
+        """The quantised one."""
+        return self._pair.student
+
+    def each(self) -> Iterator[Restored]:
+        """One rank after the other, each measured beside the bare base. Nothing is registered."""
+        self._measure({NF4: partial(_leave, self._pair)})
+        for rank in self._order.ranks:
+            yield self._restored(rank)
+
+    def findings(self) -> RestorationFindings:
+        """Of all that was measured so far, the untrained starts first."""
+        kinds = (closed_form_name, restored_name)
+        names = [kind(rank) for kind in kinds for rank in sorted(self._order.ranks)]
+        known = [name for name in (ORIGINAL, NF4, *names) if name in self._fidelities]
+        return RestorationFindings(self._facts(), {name: self._fidelities[name] for name in known})
+
+    def _restored(self, rank: int) -> Restored:
+        order, pair, batches = self._order, self._pair, self._batches
+        start = {name: factors.first(rank) for name, factors in self._start.items()}
+        self._report(f"distilling rank {rank} over {_num_tokens(batches.train)} tokens")
+        _enter(pair, start)
+        distil(pair, batches.train, order.config(rank), self._tell)
+        files = adapter_files(pair.layers, order.config(rank), pair.student.spec.name)
+        learned = _state(pair)
+        self._measure(
+            {
+                closed_form_name(rank): partial(_enter, pair, start),
+                restored_name(rank): partial(_enter, pair, learned),
+            }
+        )
+        return Restored(rank, files, self.findings())
+
+    def _closed_form(self, rank: int) -> State:
+        """Moments are those of the original's inputs: what the layers should be given."""
+        batches = self._batches.calibration
+        self._report(f"closed form of rank {rank} from {_num_tokens(batches)} tokens")
+        return {
+            name: correct(self._pair.error(name), moment, rank)
+            for group, moment in input_moments(self._pair.teacher, batches)
+            for name in group.names
+        }
+
+    def _measure(self, variants: Mapping[str, Callable[[], None]]) -> None:
+        num_tokens = _num_tokens(self._batches.held_out)
+        self._report(f"measuring {', '.join(variants)} on {num_tokens} held-out tokens")
+        self._fidelities |= fidelities(self._pair, variants, self._batches.held_out)
+
+    def _tell(self, step: DistillationStep) -> None:
+        if step.number % STEPS_BETWEEN_REPORTS == 0 or step.number == step.num_steps:
+            self._report(
+                f"  step {step.number} of {step.num_steps}: KL {step.kl:.4f}, "
+                f"{step.tokens_per_second:.0f} tokens/s"
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        spec, batches = self._pair.student.spec, self._batches
+        return {
+            "base": spec.name,
+            "base_fingerprint": spec.fingerprint,
+            "text_sha256": self._corpus.sha256(),
+            "calibration_tokens": _num_tokens(batches.calibration),
+            "train_tokens": _num_tokens(batches.train),
+            "held_out_tokens": _num_tokens(batches.held_out),
+            "num_steps": len(batches.train),
+            "learning_rate": self._order.learning_rate,
+            "seed": self._order.seed,
+            "compute_dtype": str(self._pair.student.compute_dtype).removeprefix("torch."),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +138,6 @@ class _Batches:
     train: list[Tensor]
     calibration: list[Tensor]
     held_out: list[Tensor]
-
-
-def restore(order: RestorationOrder, report: Report) -> Restored:
-    """Compute, train and measure; nothing is registered yet. Raises FinLoRAError."""
-    keep_freed_memory()
-    corpus = load_corpus(order.texts, order.held_out)
-    report(f"loading {order.model} twice: in 16 bits and in NF4")
-    rank = max(order.ranks)
-    pair = load_pair(
-        order.model, rank=rank, seed=order.seed, device=order.device, length=order.length
-    )
-    batches = _batches(order, corpus, pair)
-    report(f"closed form of rank {rank} from {_num_tokens(batches.calibration)} tokens")
-    start = _closed_form(pair, batches.calibration, rank)
-    states = {closed_form_name(r): _first(start, r) for r in order.ranks}
-    files = {}
-    for r in order.ranks:
-        report(f"distilling rank {r} over {_num_tokens(batches.train)} tokens")
-        states[restored_name(r)] = _distilled(pair, states[closed_form_name(r)], order, r,
-                                              batches.train, report)  # fmt: skip
-        files[r] = adapter_files(pair.layers, order.config(r), pair.student.spec.name)
-    report(f"measuring on {_num_tokens(batches.held_out)} tokens of held-out text")
-    return Restored(files, _measure(order, corpus, pair, states, batches), pair)
 
 
 def _batches(order: RestorationOrder, corpus: Corpus, pair: Pair) -> _Batches:
@@ -98,42 +166,6 @@ def _shuffled(sequences: Tensor, order: RestorationOrder) -> list[Tensor]:
     return list(sequences[rows[: order.max_sequences]].split(order.batch_size))
 
 
-def _closed_form(pair: Pair, batches: list[Tensor], rank: int) -> dict[str, Factors]:
-    """Moments are those of the original's inputs: what the layers should be given."""
-    return {
-        name: correct(pair.error(name), moment, rank)
-        for group, moment in input_moments(pair.teacher, batches)
-        for name in group.names
-    }
-
-
-def _first(state: State, rank: int) -> dict[str, Factors]:
-    return {name: factors.first(rank) for name, factors in state.items()}
-
-
-def _distilled(
-    pair: Pair,
-    start: State,
-    order: RestorationOrder,
-    rank: int,
-    batches: list[Tensor],
-    report: Report,
-) -> dict[str, Factors]:
-    def tell(step: DistillationStep) -> None:
-        if step.number % STEPS_BETWEEN_REPORTS == 0 or step.number == step.num_steps:
-            report(
-                f"  step {step.number} of {step.num_steps}: KL {step.kl:.4f}, "
-                f"{step.tokens_per_second:.0f} tokens/s"
-            )
-
-    _enter(pair, start)
-    distil(pair, batches, order.config(rank), tell)
-    return {
-        name: Factors(layer.a.detach().clone(), layer.b.detach().clone())
-        for name, layer in pair.layers.items()
-    }
-
-
 @torch.no_grad()
 def _enter(pair: Pair, state: State) -> None:
     """Layers take factors of any rank; their scaling stays 1."""
@@ -149,28 +181,11 @@ def _leave(pair: Pair) -> None:
             layer.b.zero_()
 
 
-def _measure(
-    order: RestorationOrder,
-    corpus: Corpus,
-    pair: Pair,
-    states: Mapping[str, State],
-    batches: _Batches,
-) -> RestorationFindings:
-    variants: dict[str, Callable[[], None]] = {NF4: partial(_leave, pair)}
-    variants |= {name: partial(_enter, pair, state) for name, state in states.items()}
-    facts: dict[str, Any] = {
-        "base": pair.student.spec.name,
-        "base_fingerprint": pair.student.spec.fingerprint,
-        "text_sha256": corpus.sha256(),
-        "calibration_tokens": _num_tokens(batches.calibration),
-        "train_tokens": _num_tokens(batches.train),
-        "held_out_tokens": _num_tokens(batches.held_out),
-        "num_steps": len(batches.train),
-        "learning_rate": order.learning_rate,
-        "seed": order.seed,
-        "compute_dtype": str(pair.student.compute_dtype).removeprefix("torch."),
+def _state(pair: Pair) -> State:
+    return {
+        name: Factors(layer.a.detach().clone(), layer.b.detach().clone())
+        for name, layer in pair.layers.items()
     }
-    return RestorationFindings(facts, fidelities(pair, variants, batches.held_out))
 
 
 def _num_tokens(batches: list[Tensor]) -> int:
