@@ -17,8 +17,12 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
+.PHONY: help serve test test-slow check format docs bench-peers clean
+=======
 .PHONY: help serve test test-slow test-tools check format bench-peers bench-train quality loadtest \
 	capacity clean
+>>>>>>> main
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +55,9 @@ check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.dev  ## Rewrite the parts of docs/*.md that code knows better
+	$(BIN)/python -m docs.generate
 
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)
