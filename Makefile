@@ -9,13 +9,16 @@ TORCH_INDEX ?=
 HOST =
 PORT =
 ARGS =
+# Processes that run the tests; each takes a core and up to 3 GiB.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format bench-peers quality clean
+.PHONY: help serve test test-slow test-tools check format bench-peers bench-train quality loadtest \
+	capacity clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +34,13 @@ serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, AR
 # make a run on a busy machine many times slower.
 test test-slow: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov --cov-report=term $(ARGS)
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-tools:  ## Install what some tests drive, a browser and Prometheus (Debian, as root)
+	apt-get update && apt-get install -y --no-install-recommends chromium prometheus
 
 check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -49,12 +55,21 @@ format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)
 
+bench-train: $(VENV)/.dev  ## Training speed and memory beside a plain PEFT loop (ARGS=--help)
+	$(BIN)/python -m loadtest.training.run $(ARGS)
+
+loadtest: $(VENV)/.loadtest  ## A minute of locust's load on a server of its own (ARGS=--help)
+	@$(BIN)/python -m loadtest.run $(ARGS)
+
+capacity: $(VENV)/.loadtest  ## The highest request rate with fast first tokens (ARGS=--help)
+	@$(BIN)/python -m loadtest.capacity $(ARGS)
+
 quality: $(VENV)/.dev  ## NF4 with an adapter beside 16 bits with one (ARGS='--data ... --test ...')
 	$(BIN)/finlora quality $(ARGS)
 
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.dev
+	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(NEEDS)")'
@@ -67,6 +82,10 @@ $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
 	$(PIP) -e .
 	@touch $@
 
+$(VENV)/.loadtest: $(VENV)/.serve
+	$(PIP) -e '.[loadtest]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) -e '.[dev,bench,eval,loadtest,train]'
+	$(PIP) -e '.[dev,bench,eval,loadtest,otel,train]'
 	@touch $@

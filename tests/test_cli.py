@@ -59,6 +59,43 @@ def test_an_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert captured.err.count("\n") == 1
 
 
-def test_wrong_usage_is_2() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["models", "no-such-action"], "finlora models: "),
+        (["serv"], "did you mean 'serve'?"),
+        (["quux"], "there are serve, "),
+        ([], "required: command"),
+        (["serve", "--port", "many"], "finlora serve: argument --port"),
+        (["bench", "everything"], "no part 'everything', only prefill"),
+        (["adapters", "add", "folder"], "finlora adapters add: "),
+    ],
+)
+def test_wrong_usage_is_2_and_one_line(
+    arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
-        main(["models", "no-such-action"])
+        main(arguments)
+    told = capsys.readouterr().err
+    assert what in told
+    assert told.count("\n") == 1
+    assert "--help` shows" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--debug", "models", "show", "nothing"], ["models", "show", "nothing", "--debug"]],
+)
+def test_debug_shows_the_traceback(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FINLORA_DEBUG", "1")
+    assert main(["models", "show", "nothing"]) == 1
+    assert "Traceback" in capsys.readouterr().err

@@ -5,11 +5,14 @@ default. This module reads no device and no model.
 """
 
 import os
+import tomllib
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,6 +34,22 @@ class Quantization(StrEnum):
     FP4 = "fp4"
     INT8 = "int8"
     NONE = "none"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class Settings(BaseSettings):
@@ -55,6 +74,17 @@ class Settings(BaseSettings):
     metrics_max_adapters: Annotated[
         NonNegativeInt, Field(description="adapters with series of their own")
     ] = 100
+
+    log_format: Annotated[LogFormat, Field(description="form of log lines")] = LogFormat.TEXT
+    log_level: Annotated[
+        LogLevel, Field(description="least level; info: one line for each request")
+    ] = LogLevel.INFO
+    log_prompts: Annotated[
+        bool, Field(description="put prompts and answers into the log: clients' data")
+    ] = False
+    otlp_endpoint: Annotated[
+        str | None, Field(description="send traces there (OTLP over HTTP; needs finlora[otel])")
+    ] = None
 
     registry: Annotated[Path | None, Field(description="folder of the adapter registry")] = None
     strict: Annotated[
@@ -105,13 +135,36 @@ def load_settings(**flags: Any) -> Settings:
     Raises ConfigError with one line per wrong setting.
     """
     file = os.environ.get("FINLORA_CONFIG")
-    if file is not None and not Path(file).is_file():
-        raise ConfigError(f"FINLORA_CONFIG names {file}, which is not a file")
+    if file is not None:
+        _check_file(Path(file))
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(map(_told, error.errors()))) from error
+
+
+def _told(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    flag = f"--{name.replace('_', '-')}"
+    what = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    given = "" if name.endswith("_key") else f", not {problem['input']!r:.80}"
+    return f"{name} ({flag}, FINLORA_{name.upper()}): {what}{given}"
+
+
+def _check_file(file: Path) -> None:
+    """A setting that is misspelt would be one that is silently not used."""
+    try:
+        found = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"FINLORA_CONFIG names {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"FINLORA_CONFIG names {file}, which is not TOML: {error}") from error
+    unknown = found.keys() - Settings.model_fields
+    if unknown:
+        name = min(unknown)
+        close = get_close_matches(name, Settings.model_fields, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{file}: {name} is not a setting{meant}")
 
 
 def cache_folder() -> Path:

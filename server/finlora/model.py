@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
@@ -24,6 +24,15 @@ from finlora.config import Quantization
 from finlora.errors import BaseModelError, ConfigError
 
 PACKED_ROWS = 32  # the packed kernel takes output rows in blocks of this size
+
+
+class Shaped(Protocol):
+    """A linear layer, or what is known of one."""
+
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ def load_base(
     """
     folder = locate(model)
     spec = remembered_spec(folder, display_name(model), _compute_spec)
-    target = _device(device)
+    target = target_device(device)
     compute_dtype = dtype or best_dtype(target)
     network = load_quantized(
         folder, spec.fingerprint, quantization, dtype=compute_dtype, device=target
@@ -75,7 +84,7 @@ def prepare_base(model: str, quantization: Quantization, *, device: str = "auto"
     """Fetch, check and quantise a base, so that loading it takes seconds. Raises BaseModelError."""
     folder = locate(model)
     spec = remembered_spec(folder, display_name(model), _compute_spec)
-    prepare(folder, spec.fingerprint, quantization, best_dtype(_device(device)))
+    prepare(folder, spec.fingerprint, quantization, best_dtype(target_device(device)))
     return spec
 
 
@@ -129,10 +138,14 @@ def measured_memory(model: str) -> dict[str, dict[str, int]]:
         parts["linear"] = parts.pop("quantized")
         if kind is Quantization.NONE:
             layers = base.spec.linear_layers
-            parts["linear"] = sum(base.model.get_submodule(name).weight.nbytes for name in layers)
+            parts["linear"] = sum(_weight(base.model, name).nbytes for name in layers)
             parts["other"] -= parts["linear"]
         found[str(kind)] = parts
     return found
+
+
+def _weight(model: PreTrainedModel, name: str) -> torch.Tensor:
+    return model.get_submodule(name).weight  # type: ignore[return-value]
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
@@ -161,13 +174,28 @@ def _layers_in_four_bits(model: PreTrainedModel) -> Iterator[Any]:
     return (module for module in model.modules() if isinstance(module, Linear4bit))
 
 
-def is_packable(layer: nn.Linear, compute_dtype: torch.dtype) -> bool:
-    """Whether the packed kernel can take the layer; it computes in bfloat16 whatever its input."""
-    fits = layer.in_features % BLOCK_SIZE == 0 and layer.out_features % PACKED_ROWS == 0
-    return fits and compute_dtype is torch.bfloat16 and bool(has_avx512bf16())
+def is_packable(layer: Shaped, compute_dtype: torch.dtype) -> bool:
+    """Whether the packed kernel can take the layer."""
+    return packing_obstacle(layer, compute_dtype) is None
 
 
-def _device(name: str) -> torch.device:
+def packing_obstacle(layer: Shaped, compute_dtype: torch.dtype) -> str | None:
+    """Why the packed kernel cannot take the layer; None: it can.
+
+    It computes in bfloat16 whatever its input.
+    """
+    if not has_avx512bf16():
+        return "the CPU has no AVX512_BF16"
+    if compute_dtype is not torch.bfloat16:
+        return f"it computes in bfloat16, not in {str(compute_dtype).removeprefix('torch.')}"
+    if layer.in_features % BLOCK_SIZE:
+        return f"{layer.in_features} inputs are no multiple of {BLOCK_SIZE}"
+    if layer.out_features % PACKED_ROWS:
+        return f"{layer.out_features} outputs are no multiple of {PACKED_ROWS}"
+    return None
+
+
+def target_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

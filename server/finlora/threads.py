@@ -12,11 +12,17 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 def set_threads(num_threads: int) -> int:
     """Use that many threads; 0: OMP_NUM_THREADS if set, else `usable_cores`. What is used now."""
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
+    wanted = wanted_threads(num_threads)
+    if wanted is not None:
+        torch.set_num_threads(wanted)
     return torch.get_num_threads()
+
+
+def wanted_threads(num_threads: int) -> int | None:
+    """How many threads to use by the setting; None: OMP_NUM_THREADS has it."""
+    if num_threads:
+        return num_threads
+    return None if "OMP_NUM_THREADS" in os.environ else usable_cores()
 
 
 def usable_cores() -> int:

@@ -348,7 +348,7 @@ def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture
         cli.main(argv)
 
     assert end.value.code == 2
-    assert "usage: finlora adapters" in capsys.readouterr().err
+    assert "--help` shows" in capsys.readouterr().err
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

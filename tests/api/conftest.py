@@ -28,7 +28,14 @@ def settings(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("api")
     model = tiny_models.build("llama", folder / "tiny-llama")
     spec = base_spec(str(model))
-    register(folder / "registry", spec, "news", seed=0, created="2026-01-02T03:04:05")
+    register(
+        folder / "registry",
+        spec,
+        "news",
+        seed=0,
+        created="2026-01-02T03:04:05",
+        prompt_template="News: {input}\nAnswer: ",
+    )
     register(folder / "registry", spec, "tweets", seed=1)
     register(folder / "registry", spec, "stranger", seed=9, fingerprint="0" * 64)
     return Settings(

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from finlora.adapters.adapter import Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
+from finlora.api.access_log import Tracer
 from finlora.api.app import app_of
 from finlora.api.state import ServerState
 from finlora.bases.spec import BaseSpec
@@ -33,12 +34,13 @@ class LiveServer:
         settings: Settings,
         *,
         on_phase: Callable[[str], None] = lambda phase: None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.state = ServerState(settings, on_phase=on_phase)
         self.loop = asyncio.new_event_loop()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(app_of(self.state), log_level="error", lifespan="on")
+        config = uvicorn.Config(app_of(self.state, tracer), log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http")
 
@@ -88,9 +90,9 @@ class LiveServer:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[LiveServer]:
+def serving(settings: Settings, tracer: Tracer | None = None) -> Iterator[LiveServer]:
     """A server whose engine is loaded."""
-    server = LiveServer(settings)
+    server = LiveServer(settings, tracer=tracer)
     server.start()
     try:
         server.wait_until_loaded()
@@ -107,6 +109,7 @@ def register(
     seed: int,
     fingerprint: str | None = None,
     created: str | None = None,
+    prompt_template: str | None = None,
 ) -> Adapter:
     """A random adapter on the attention layers, strong enough to change the answers."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
@@ -125,6 +128,7 @@ def register(
         task="sentiment",
         labels=["negative", "positive"],
         created=created,
+        prompt_template=prompt_template,
     )
     config_bytes = json.dumps(config).encode()
     return AdapterRegistry(folder).register(name, "tiny", config_bytes, save(tensors), manifest)

@@ -1,5 +1,6 @@
 """`finlora serve` as a process: what it prints, how it stops, what it refuses."""
 
+import json
 import os
 import re
 import signal
@@ -29,7 +30,11 @@ def started(settings: Settings, *flags: str) -> Iterator[subprocess.Popen[str]]:
     small += ["--registry", str(settings.registry), "--kv-cache-bytes", "4000000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*SERVE, *small, *flags], stdout=subprocess.PIPE, text=True, env=environment
+        [*SERVE, *small, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if "json" in flags else None,
+        text=True,
+        env=environment,
     )
     try:
         yield process
@@ -63,6 +68,20 @@ def test_the_printed_calls_can_be_pasted(settings: Settings) -> None:
             answer = subprocess.run(call, shell=True, capture_output=True, text=True, check=True)
             assert '"object"' in answer.stdout
         assert answer.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_with_json_every_line_is_an_object(settings: Settings) -> None:
+    with started(settings, "--log-format", "json") as process:
+        assert process.stderr is not None
+        lines = map(json.loads, process.stderr)
+        ready = next(line for line in lines if line["message"] == "ready")
+        assert httpx.get(f"http://{ready['host']}:{ready['port']}/v1/models").status_code == 200
+        assert next(line for line in lines if line["message"] == "request")["status"] == 200
+        process.send_signal(signal.SIGTERM)
+        assert all(lines)
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+        assert process.wait(DEADLINE_SECONDS) == 0
 
 
 def test_a_signal_lets_requests_end_and_the_status_is_0(settings: Settings) -> None:

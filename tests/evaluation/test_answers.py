@@ -87,7 +87,7 @@ def test_probabilities_are_the_models_own(engine: EngineAnswers, plain: LoadedBa
 def test_generation_is_greedy_and_ten_tokens_long(engine: EngineAnswers, plain: LoadedBase) -> None:
     (reply,) = ask(engine, [Question("base", PROMPTS[0], ())])
     context = torch.tensor([encode_prompt(plain.tokenizer, PROMPTS[0])])
-    output = plain.model.generate(
+    output = plain.model.generate(  # type: ignore[operator]
         context, attention_mask=torch.ones_like(context), max_new_tokens=10, do_sample=False
     )
     assert reply.text == plain.tokenizer.decode(

@@ -2,7 +2,7 @@ from collections import Counter
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -19,6 +19,7 @@ def models(mix: Mix, count: int, **options: float) -> list[str]:
     return [ask.model for ask in islice(made, count)]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Mix), names, st.integers(0, 2**31))
 def test_the_same_seed_asks_the_same(mix: Mix, served: list[str], seed: int) -> None:
     first, second = (list(islice(asks(mix, served, seed=seed), 40)) for _ in range(2))

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.errors import LoadTestError
@@ -15,6 +15,7 @@ def levels(shape: Shape, users: int = 40) -> list[int | None]:
     return [schedule.users_at(second) for second in range(0, 101, 5)]
 
 
+@settings(deadline=None)
 @given(schedules, st.floats(-10, 5000))
 def test_there_are_users_until_the_time_is_over(schedule: Schedule, elapsed: float) -> None:
     users = schedule.users_at(elapsed)
@@ -22,6 +23,7 @@ def test_there_are_users_until_the_time_is_over(schedule: Schedule, elapsed: flo
     assert users is None or 1 <= users <= schedule.users
 
 
+@settings(deadline=None)
 @given(schedules)
 def test_every_shape_reaches_all_its_users(schedule: Schedule) -> None:
     moments = (schedule.seconds * step / 200 for step in range(200))

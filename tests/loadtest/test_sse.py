@@ -2,7 +2,7 @@ import json
 
 import pytest
 from httpx import Response
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.sse import EventReader
@@ -16,6 +16,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+@settings(deadline=None)
 @given(texts, st.lists(st.integers(0, 99), max_size=9), st.sampled_from([b"\n", b"\r\n"]))
 def test_events_are_the_same_however_the_stream_is_cut(
     contents: list[str], places: list[int], end: bytes

@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.stream_times import Moment, StreamTimes
@@ -47,6 +47,7 @@ def test_an_answer_without_any_text_has_its_first_token_where_it_ends() -> None:
     assert (times.first_token_seconds, times.gaps, times.error) == (3, [], None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
 def test_first_token_and_gaps_add_up_to_the_last_token(gaps: list[float]) -> None:
     clock, events = 10.0, []

@@ -20,6 +20,7 @@ class Gauges:
     base_bytes: dict[str, int] = field(default_factory=lambda: {"quantized": 10, "scales": 1})
     adapter_bytes: dict[str, int] = field(default_factory=lambda: {"slot": 5, "ram": 6})
     kv_cache_bytes: int = 4096
+    num_kv_pages: int = 64
     prefix_cache_bytes: int = 1024
     cuda_bytes: dict[str, int] = field(default_factory=dict)
     resident_adapters: dict[str, list[str]] = field(
@@ -37,6 +38,7 @@ EVENT = FinishedRequest(
     labels=(),
     reason="stop",
     error=None,
+    error_text=None,
     text="",
     num_prompt_tokens=10,
     num_output_tokens=4,

@@ -98,11 +98,47 @@ def test_the_vllm_names_carry_the_same_numbers(metrics: Metrics) -> None:
     assert vllm("request_success_total", finished_reason="length") == 1
 
 
+def test_the_vllm_names_tell_the_size_of_the_kv_cache(metrics: Metrics) -> None:
+    metrics.watch("base", Gauges)
+    assert value(metrics, "vllm:cache_config_info", block_size="1", num_gpu_blocks="64") == 1
+
+
+def test_the_mean_between_tokens_needs_two(metrics: Metrics) -> None:
+    metrics.request_finished(EVENT)  # 3 gaps in 0.12 s
+    metrics.request_finished(event(num_output_tokens=1))
+    assert value(metrics, "finlora_request_mean_token_seconds_sum") == pytest.approx(0.04)
+    assert value(metrics, "finlora_request_mean_token_seconds_count") == 1
+
+
+def test_readiness_is_asked_at_the_scrape(metrics: Metrics) -> None:
+    answers = [True, False]
+    metrics.watch_ready(lambda: answers.pop())
+    assert value(metrics, "finlora_ready") == 0
+    assert value(metrics, "finlora_ready") == 1
+
+
+def test_refusals_begin_at_zero(metrics: Metrics) -> None:
+    metrics.http.begin(["overloaded"])
+    assert value(metrics, "finlora_requests_rejected_total", code="overloaded") == 0
+    metrics.http.rejected("overloaded")
+    assert value(metrics, "finlora_requests_rejected_total", code="overloaded") == 1
+
+
+def test_answers_are_counted_and_timed_by_route(metrics: Metrics) -> None:
+    metrics.http.answered("/v1/completions", 200, 0.5)
+    metrics.http.answered("/v1/completions", 400, 0.1)
+    counted = {"route": "/v1/completions", "status": "400"}
+    assert value(metrics, "finlora_http_requests_total", **counted) == 1
+    seconds = value(metrics, "finlora_http_request_seconds_sum", route="/v1/completions")
+    assert seconds == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize(
     ("name", "edges"),
     [
         ("time_to_first_token_seconds", buckets.VLLM_FIRST_TOKEN),
         ("inter_token_latency_seconds", buckets.VLLM_INTER_TOKEN),
+        ("request_time_per_output_token_seconds", buckets.VLLM_INTER_TOKEN),
         ("e2e_request_latency_seconds", buckets.VLLM_REQUEST),
         ("iteration_tokens_total", buckets.VLLM_STEP_TOKENS),
     ],
@@ -132,7 +168,7 @@ def test_every_series_has_a_help_text_and_a_legal_name(metrics: Metrics) -> None
     metrics.request_finished(EVENT)
     metrics.adapter_loaded("news", "ram", 0.1)
     metrics.adapter_evicted("news", "slot")
-    metrics.request_rejected("model_not_found")
+    metrics.http.rejected("model_not_found")
     metrics.step(num_tokens=8, num_seqs=2, num_adapters=0, seconds=0.01, rows={None: 8})
     families = list(text_string_to_metric_families(metrics.exposition()[0].decode()))
     names = [family.name for family in families]

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from finlora.config import Quantization
+from finlora.usage import Parser
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All commands with their options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="finlora adapters", description="The registry of LoRA adapters: look at it, change it."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -39,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: "argparse._SubParsersAction[Parser]",
     name: str,
     text: str,
-) -> argparse.ArgumentParser:
+) -> Parser:
     added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     added.add_argument(
         "--registry", type=Path, metavar="DIR", help="default: ./adapters_registry, else user data"

@@ -17,7 +17,9 @@ from finlora.api import (
     models,
     tokenization,
 )
+from finlora.api.access_log import AccessLog, Tracer
 from finlora.api.auth import require_admin_key, require_api_key
+from finlora.api.playground import playground_router
 from finlora.api.request_ids import RequestIds
 from finlora.api.state import ServerState
 from finlora.config import Settings
@@ -34,8 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app_of(ServerState(settings, on_phase=log.info, on_failure=on_failure))
 
 
-def app_of(state: ServerState) -> FastAPI:
-    """The application around a state."""
+def app_of(state: ServerState, tracer: Tracer | None = None) -> FastAPI:
+    """The application around a state; `tracer` is told of every request that is over."""
     # The documentation pages would load their scripts from elsewhere; docs/api.md is ours.
     app = FastAPI(
         title="FinLoRA",
@@ -48,7 +50,10 @@ def app_of(state: ServerState) -> FastAPI:
     app.state.server = state
     errors.install(app)
     app.add_middleware(RequestIds)
+    state.metrics.http.begin(errors.CODES)
+    app.add_middleware(AccessLog, state=state, tracer=tracer)
     app.include_router(health.router)
+    app.include_router(playground_router())
     key, admin_key = [Depends(require_api_key)], [Depends(require_admin_key)]
     for router in (completions.router, chat.router, classify.router, models.router):
         app.include_router(router, prefix="/v1", dependencies=key)

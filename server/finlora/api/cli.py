@@ -1,10 +1,11 @@
 """`finlora serve`: flags from the settings, one listening socket, and a stop that loses nothing."""
 
-import argparse
 import asyncio
 import logging
 import socket
+import sys
 import time
+from collections.abc import Callable
 
 import uvicorn
 from rich.console import Console
@@ -14,10 +15,15 @@ from finlora.api.app import app_of
 from finlora.api.auth import check_exposure
 from finlora.api.runner import Server
 from finlora.api.state import ServerState
+from finlora.api.trace_setup import make_tracer
 from finlora.api.welcome import welcome
-from finlora.config import Settings, load_settings
+from finlora.config import LogFormat, Settings, load_settings
 from finlora.errors import ConfigError
 from finlora.flags import add_settings_flags
+from finlora.logs import configure_logging, log_event
+from finlora.usage import Parser
+
+logger = logging.getLogger("finlora.serve")
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that it is they who close it.
@@ -26,18 +32,17 @@ KEEP_ALIVE_SECONDS = 75
 
 def main(argv: list[str]) -> int:
     """Serve until a signal comes. Raises FinLoRAError when the server cannot start."""
-    settings = load_settings(**vars(_parser().parse_args(argv)))
+    settings = load_settings(**vars(parser().parse_args(argv)))
     check_exposure(settings)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # A first start downloads and quantises the base for tens of seconds: say so.
-    logging.getLogger("finlora.bases").setLevel(logging.INFO)
+    configure_logging(settings.log_format, settings.log_level, sys.stderr)
     with _listen(settings) as listener:
-        _serve(settings, listener, Console(highlight=False))
+        _serve(settings, listener, _console(settings))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora serve`."""
+    parser = Parser(
         prog="finlora serve",
         description="Serve one base model and its adapters over OpenAI's HTTP API.",
         epilog="Every flag can be given as FINLORA_<NAME> in the environment, or in the TOML file "
@@ -62,18 +67,33 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, listener: socket.socket, console: Console) -> None:
+def _console(settings: Settings) -> Console | None:
+    """Where people are greeted; None: whoever reads JSON gets lines of JSON only."""
+    return Console(highlight=False) if settings.log_format is LogFormat.TEXT else None
+
+
+def _phase_reporter(console: Console | None) -> Callable[[str], None]:
     started = time.monotonic()
 
-    def show(phase: str) -> None:
-        seconds = (f"{time.monotonic() - started:6.1f} s  ", "dim")
-        console.print(Text.assemble(seconds, phase), soft_wrap=True)
+    def report(phase: str) -> None:
+        passed = time.monotonic() - started
+        if console is None:
+            log_event(logger, logging.INFO, "starting", phase=phase, seconds=round(passed, 3))
+        else:
+            line = Text.assemble((f"{passed:6.1f} s  ", "dim"), phase)
+            console.print(line, soft_wrap=True)
 
-    state = ServerState(settings, on_phase=show)
+    return report
+
+
+def _serve(settings: Settings, listener: socket.socket, console: Console | None) -> None:
+    tracer = make_tracer(settings)
+    state = ServerState(settings, on_phase=_phase_reporter(console))
     config = uvicorn.Config(
-        app_of(state),
+        app_of(state, tracer),
         backlog=BACKLOG,
-        log_level="warning",
+        # Its lines go where ours go; of requests we tell ourselves.
+        log_config=None,
         access_log=False,
         server_header=False,
         lifespan="on",
@@ -84,10 +104,12 @@ def _serve(settings: Settings, listener: socket.socket, console: Console) -> Non
     server = Server(config, state)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve_until_stopped(server, state, listener, console))
+    if tracer is not None:
+        tracer.close()
 
 
 async def _serve_until_stopped(
-    server: Server, state: ServerState, listener: socket.socket, console: Console
+    server: Server, state: ServerState, listener: socket.socket, console: Console | None
 ) -> None:
     announcing = asyncio.create_task(_announce(server, state, listener, console))
     await server.serve(sockets=[listener])
@@ -97,7 +119,7 @@ async def _serve_until_stopped(
 
 
 async def _announce(
-    server: Server, state: ServerState, listener: socket.socket, console: Console
+    server: Server, state: ServerState, listener: socket.socket, console: Console | None
 ) -> None:
     """Say how to use the server once it is ready; end it when it cannot be."""
     try:
@@ -106,8 +128,10 @@ async def _announce(
         server.should_exit = True
         raise
     host, port = listener.getsockname()[:2]
-    lines = welcome(
-        host, port, state.engine.spec.name, state.adapters(), key=state.settings.api_key is not None
-    )
-    for line in lines:
+    base, adapters = state.engine.spec.name, state.adapters()
+    if console is None:
+        address = {"host": host, "port": port}
+        log_event(logger, logging.INFO, "ready", **address, base=base, num_adapters=len(adapters))
+        return
+    for line in welcome(host, port, base, adapters, key=state.settings.api_key is not None):
         console.print(line, markup=False, soft_wrap=True)

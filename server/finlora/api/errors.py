@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from finlora.api.request_ids import HEADER, request_id_of
+from finlora.api.request_record import CLIENT_GONE, note_error
 from finlora.api.state import server_state
 from finlora.errors import (
     AdapterConflictError,
@@ -51,7 +52,6 @@ class ErrorKind:
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 INTERNAL_ERROR = ErrorKind(500, SERVER, "internal_error")
-CLIENT_GONE = 499  # as nginx logs it; nobody reads the answer
 
 ERRORS: dict[type[Exception], ErrorKind] = {
     RequestError: ErrorKind(400, INVALID, "invalid_value"),
@@ -71,6 +71,7 @@ HTTP_ERRORS = {
     404: ErrorKind(404, INVALID, "not_found"),
     405: ErrorKind(405, INVALID, "method_not_allowed"),
 }
+CODES = {kind.code for kind in (INTERNAL_ERROR, *ERRORS.values())}
 
 
 def kind_of(error: Exception) -> ErrorKind:
@@ -114,7 +115,8 @@ def _headers(error: Exception) -> dict[str, str]:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
-    server_state(request).metrics.request_rejected(kind.code)
+    server_state(request).metrics.http.rejected(kind.code)
+    note_error(kind.code)
     # The middleware that adds the id elsewhere does not see the answer to what was unexpected.
     headers = {HEADER: request_id_of(request), **_headers(error)}
     return _response(kind, error_body(error), headers)
@@ -125,6 +127,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         raise error
     other = ErrorKind(error.status_code, INVALID, "invalid_request")
     kind = HTTP_ERRORS.get(error.status_code, other)
+    note_error(kind.code)
     message = f"{request.method} {request.url.path}: {error.detail}"
     return _response(kind, _body(kind, message), dict(error.headers or {}))
 

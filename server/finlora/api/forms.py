@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finlora.api.encoding import MAX_INLINE_CHARACTERS
 from finlora.api.protocol.sampling import SamplingRequest
 from finlora.api.state import ServerState
-from finlora.engine.constraints import Grammar
+from finlora.engine.constraints import Grammar, GrammarKind
 from finlora.engine.structured import ChoiceTree
 from finlora.errors import InvalidSamplingParamsError, RequestError
 from finlora.prompts import TextEncoder
@@ -28,7 +28,7 @@ async def demanded_form(
     if wanted is None:
         return Form()
     if wanted.kind is not None:
-        raise RequestError(f"{wanted.param}: not yet", param=wanted.param)
+        return Form(grammar=await _grammar(state, wanted.kind, wanted.source, wanted.param))
     tree = await label_tree(state.text_encoder, wanted.labels, wanted.param)
     if max_tokens is not None and max_tokens < tree.max_tokens:
         raise RequestError(
@@ -37,6 +37,13 @@ async def demanded_form(
             param="max_tokens",
         )
     return Form(choice=tree)
+
+
+async def _grammar(state: ServerState, kind: GrammarKind, source: str, param: str) -> Grammar:
+    try:
+        return await state.grammars.get(kind, source)
+    except InvalidSamplingParamsError as error:
+        raise RequestError(f"{param}: {error}", param=param) from error
 
 
 async def label_tree(encoder: TextEncoder, labels: tuple[str, ...], param: str) -> ChoiceTree:

@@ -17,6 +17,7 @@ from finlora.api.sequences import Candidate, run_all
 from finlora.api.sse import DONE, EventStream, frame_of
 from finlora.api.state import ServerState
 from finlora.engine.request import RequestOutput
+from finlora.errors import InvalidSamplingParamsError, RequestError
 
 Parts = Callable[[int, RequestOutput], Iterable[Any]]
 
@@ -84,10 +85,20 @@ class Generation:
             request_id=self.head["id"],
             cache_salt=self._body.cache_salt,
         )
-        async with aclosing(running) as outputs:
-            async for index, output in outputs:
-                self._last_outputs[index] = output
-                yield index, output
+        try:
+            async with aclosing(running) as outputs:
+                async for index, output in outputs:
+                    self._last_outputs[index] = output
+                    yield index, output
+        except InvalidSamplingParamsError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: InvalidSamplingParamsError) -> RequestError:
+        """An error of a grammar, by the field that the grammar came in."""
+        form = self._body.form
+        if error.param != "grammar" or form is None:
+            return error
+        return RequestError(f"{form.param}: {error}", param=form.param)
 
     async def last_outputs(self) -> list[RequestOutput]:
         """The one output of every sequence that is not streamed, in order."""

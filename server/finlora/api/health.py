@@ -3,6 +3,7 @@
 Some load balancers ask for the head alone.
 """
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -43,7 +44,8 @@ async def version() -> Response:
 async def metrics(request: Request) -> Response:
     """All series, in the format that the scraper asks for."""
     accept = request.headers.get("accept", "")
-    body, content_type = server_state(request).metrics.exposition(accept)
+    # With many adapters this takes tens of milliseconds, in which streams should go on.
+    body, content_type = await asyncio.to_thread(server_state(request).metrics.exposition, accept)
     return Response(body, headers={"Content-Type": content_type})
 
 

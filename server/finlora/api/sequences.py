@@ -11,6 +11,7 @@ from finlora.api.encoding import EncodedPrompt
 from finlora.api.forms import Form
 from finlora.api.protocol.fields import INT64, MAX_SEQUENCES
 from finlora.api.protocol.sampling import SamplingRequest
+from finlora.api.request_record import begin_sequence, forget_sequence
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 
@@ -75,6 +76,7 @@ async def run_all(
             await run(index, sequence)
 
     async def run(index: int, sequence: Candidate) -> None:
+        begin_sequence(f"{request_id}-{index}", sequence.prompt.token_ids)
         outputs = engine.generate(
             sequence.prompt.token_ids,
             sequence.params,
@@ -87,6 +89,7 @@ async def run_all(
                 async for output in outputs:
                     arrived.put_nowait((index, output))
         except Exception as error:
+            forget_sequence(f"{request_id}-{index}")
             arrived.put_nowait(error)
 
     tasks = [asyncio.create_task(pump(i, sequence)) for i, sequence in enumerate(sequences)]

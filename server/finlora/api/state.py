@@ -18,6 +18,7 @@ from finlora.adapters.adapter import Adapter
 from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.shipped import open_registry
 from finlora.api.facts import build_facts, limits, model_facts
+from finlora.api.grammars import GrammarCache
 from finlora.api.tokens import Vocabulary
 from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError, RequestError
@@ -50,12 +51,14 @@ class ServerState:
             max_adapters=settings.metrics_max_adapters,
             registered=self.registry,
         )
+        self.metrics.watch_ready(lambda: self.ready)
         self.started = int(time.time())
         self.phase = "starting"
         self.failure: Exception | None = None
         self._engine: AsyncEngine | None = None
         self._vocabulary: Vocabulary | None = None
         self._text_encoder: TextEncoder | None = None
+        self._grammars: GrammarCache | None = None
         self._loaded = asyncio.Event()
 
     @property
@@ -88,6 +91,13 @@ class ServerState:
         if self._text_encoder is None:
             raise EngineStoppedError(f"the server is not ready: {self.phase}")
         return self._text_encoder
+
+    @property
+    def grammars(self) -> GrammarCache:
+        """Compiled grammars. Raises EngineStoppedError while there is no engine."""
+        if self._grammars is None:
+            raise EngineStoppedError(f"the server is not ready: {self.phase}")
+        return self._grammars
 
     @property
     def chat_template(self) -> "ChatTemplate":
@@ -123,6 +133,8 @@ class ServerState:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.stop(self.settings.shutdown_seconds)
+        if self._grammars is not None:
+            self._grammars.close()
 
     def resolve(self, model: str) -> Adapter | None:
         """The adapter that a request's model names; None for the bare base.
@@ -170,6 +182,8 @@ class ServerState:
         self.report("importing the libraries")
         from finlora.engine.async_engine import AsyncEngine
         from finlora.engine.factory import build_engine
+        from finlora.engine.grammar_process import CheckedCompiler
+        from finlora.engine.guidance import TokenizerFacts
 
         settings = self.settings
         if settings.default_adapter is not None:
@@ -183,6 +197,11 @@ class ServerState:
         )
         self._vocabulary = Vocabulary(running.tokenizer)
         self._text_encoder = TextEncoder(running.tokenizer)
+        facts = TokenizerFacts(
+            running.tokenizer.to_str(), running.vocab_size, running.spec.eos_token_ids
+        )
+        compiler = CheckedCompiler(facts)
+        self._grammars = GrammarCache(compiler.compile, compiler.close)
         running.start()
         self._engine = running
         self.phase = "ready"

@@ -25,7 +25,7 @@ def welcome(
     header = ' -H "Authorization: Bearer $FINLORA_API_KEY"' if key else ""
     return [
         "",
-        f"finlora serves {base} with {_listed(adapters)} at {url}",
+        f"finlora serves {base} with {_listed(adapters)} at {url} (in a browser: a playground)",
         "",
         f"curl {url}/v1/models{header}",
         _completion(url, header, base, first),

@@ -1,6 +1,5 @@
 """`finlora models list|fetch|show|inspect`: which bases are on disk, and getting one there."""
 
-import argparse
 import json
 import logging
 import sys
@@ -14,11 +13,12 @@ from finlora.bases.locate import locate
 from finlora.bases.state import BaseState, base_state, known_bases
 from finlora.config import DEFAULT_BASE, Quantization
 from finlora.errors import BaseModelError
+from finlora.usage import Parser
 
 
 def main(argv: list[str]) -> int:
     """Run one command. Raises BaseModelError; usage errors exit with 2."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.action == "fetch":
         _fetch(args.name, Quantization(args.quantization))
@@ -31,10 +31,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def parser() -> Parser:
+    """All actions with their options."""
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(prog="finlora models", description="Base models on disk.")
+    parser = Parser(prog="finlora models", description="Base models on disk.")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", parents=[common], help="known bases and what of them is on disk")
     fetch = actions.add_parser("fetch", parents=[common], help="fetch and quantise a base")
@@ -95,7 +96,10 @@ def _show_all(bases: list[BaseState], *, as_json: bool) -> None:
 
 def _show(base: BaseState, *, as_json: bool) -> None:
     if base.folder is None:
-        raise BaseModelError(f"{base.name} is not on disk; `finlora models fetch` brings it")
+        raise BaseModelError(
+            f"{base.name} is not on disk: `finlora models fetch {base.name}` brings an embedded "
+            "base or one of the hub, `finlora models list` shows what is here"
+        )
     facts = _facts(base)
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")

@@ -74,7 +74,7 @@ def _errors(weight: Tensor) -> dict[str, float]:
 
 
 def _relative(weight: Tensor, stored: Tensor) -> float:
-    return ((weight - stored).norm() / weight.norm()).item()
+    return float((weight - stored).norm() / weight.norm())
 
 
 def _four_bits(weight: Tensor, kind: str) -> Tensor:

@@ -11,11 +11,12 @@ from finlora.bench.plan import Part, Plan, as_json, run
 from finlora.bench.table import table
 from finlora.config import load_settings
 from finlora.flags import ENGINE_SETTINGS, add_settings_flags
+from finlora.usage import Parser
 
 
 def main(argv: list[str]) -> int:
     """Measure and print. Raises FinLoRAError."""
-    options = vars(_parser().parse_args(argv))
+    options = vars(parser().parse_args(argv))
     settings = load_settings(**{name: options.pop(name) for name in ENGINE_SETTINGS})
     file: Path | None = options.pop("json")
     parts = tuple(options.pop("parts")) or tuple(Part)
@@ -27,14 +28,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora bench`."""
+    parser = Parser(
         prog="finlora bench",
         description="Measure the engine in this process: prefill, decode, mixed adapters, swaps, "
         "memory. Adapters are random ones in a temporary registry. Run it on a quiet machine.",
     )
     add = parser.add_argument
-    add("parts", nargs="*", type=Part, metavar="part", help=f"of {', '.join(Part)} (default: all)")
+    add("parts", nargs="*", type=_part, metavar="part", help=f"of {', '.join(Part)} (default: all)")
     add("--prompt-tokens", type=_sizes, default=Plan.prompt_tokens, help="prompt lengths")
     add("--num-prompts", type=_size, default=Plan.num_prompts, help="prompts in a prefill round")
     add("--batch-sizes", type=_sizes, default=Plan.batch_sizes, help="of decode steps")
@@ -64,3 +66,9 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _say(what: str) -> None:
     sys.stderr.write(f"{what} ...\n")
+
+
+def _part(text: str) -> Part:
+    if text not in {*Part}:
+        raise argparse.ArgumentTypeError(f"there is no part {text!r}, only {', '.join(Part)}")
+    return Part(text)

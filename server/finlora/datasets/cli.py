@@ -6,22 +6,22 @@ from pathlib import Path
 
 from finlora.datasets.tasks import TASKS, Source, Task
 from finlora.errors import ConfigError
+from finlora.usage import Parser
 
 MAX_SHOWN_TARGETS = 12
 
 
 def main(argv: list[str]) -> int:
     """Run one command. Raises FinLoRAError."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     if args.command == "list":
         return _list()
     return _prepare(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="finlora data", description="Training and test files of FinLoRA's tasks."
-    )
+def parser() -> Parser:
+    """All commands with their options."""
+    parser = Parser(prog="finlora data", description="Training and test files of FinLoRA's tasks.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="tasks, their sources and licences")
     prepare = commands.add_parser("prepare", help="make a task's files from its public sources")

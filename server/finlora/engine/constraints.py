@@ -1,10 +1,7 @@
 """Answers that must be of some form: what the engine asks of a grammar, whoever implements it."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:  # requests are checked before torch is there
-    from torch import Tensor
+from typing import Protocol
 
 
 class GrammarKind(StrEnum):
@@ -16,7 +13,10 @@ class GrammarKind(StrEnum):
 
 
 class Constraint(Protocol):
-    """The form of one answer, as far as it has been written."""
+    """The form of one answer, as far as it has been written.
+
+    The methods raise InvalidSamplingParamsError when the grammar takes too much work to go on.
+    """
 
     @property
     def may_end(self) -> bool:
@@ -26,14 +26,11 @@ class Constraint(Protocol):
     def must_end(self) -> bool:
         """Whether nothing can follow."""
 
-    def allowed(self) -> "Tensor":
-        """Tokens that may come next: bool [vocabulary], on the CPU; end tokens are left out.
-
-        Raises InvalidSamplingParamsError when the grammar takes too much to go on.
-        """
+    def allowed(self) -> bytearray:
+        """For each token of the vocabulary, whether it may come next (0: no); 0 for end tokens."""
 
     def consume(self, token_id: int) -> None:
-        """Add an allowed token. Raises InvalidSamplingParamsError as `allowed` does."""
+        """Add an allowed token."""
 
     def forced(self) -> list[int]:
         """Tokens that can only follow now; they are consumed."""

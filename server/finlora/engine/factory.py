@@ -13,6 +13,7 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.chat_template import ChatTemplate
 from finlora.config import Settings
 from finlora.engine import siblings
+from finlora.engine.adapter_log import LoggedAdapters
 from finlora.engine.golden import GoldenCheck
 from finlora.engine.kv_cache import KVCache, KVLayout
 from finlora.engine.llm_engine import EngineParts, LLMEngine
@@ -101,7 +102,7 @@ def assemble(
         slots.write,
         max_loras=settings.max_loras,
         max_bytes=settings.adapter_cache_bytes,
-        observer=metrics,
+        observer=LoggedAdapters(metrics),
     )
     engine = LLMEngine(
         EngineParts(

@@ -199,6 +199,7 @@ class LLMEngine:
             base_bytes=parts.base_bytes,
             adapter_bytes={"slot": parts.slots.num_bytes, "ram": parts.adapters.ram_bytes},
             kv_cache_bytes=parts.memory.kv_cache.num_bytes,
+            num_kv_pages=parts.memory.kv_cache.num_pages,
             prefix_cache_bytes=parts.memory.prefix_cache_bytes,
             cuda_bytes=observed.cuda_bytes(parts.runner.device),
             resident_adapters=parts.adapters.resident_names,
@@ -258,12 +259,14 @@ class LLMEngine:
     def _take_answer(
         self, request: Request, tokens: list[Sampled], now: float
     ) -> RequestOutput | None:
-        for token in tokens:
+        for i, token in enumerate(tokens, 1):
             if token.token_id is None:
                 return self._fail(request, token.error or self._not_finite(request))
             if request.params.max_tokens:
                 request.append(token.token_id, token.logprob)
-            reason, stop_reason = finish_reason(request, token.token_id)
+            reason, stop_reason = finish_reason(
+                request, token.token_id, more_follow=i < len(tokens)
+            )
             if reason is not None:
                 self._observe_tokens(request, now)
                 return self._finish(request, reason, stop_reason)

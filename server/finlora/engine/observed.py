@@ -24,6 +24,7 @@ def finished(
         labels=labels or (),
         reason=reason.value,
         error=None if error is None else type(error).__name__,
+        error_text=None if error is None else str(error),
         text=request.detokenizer.text if reason in ANSWERS else "",
         num_prompt_tokens=len(request.prompt_token_ids),
         num_output_tokens=len(request.output_token_ids),

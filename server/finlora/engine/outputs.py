@@ -4,8 +4,13 @@ from finlora.engine.request import FinishReason, Request, RequestOutput
 from finlora.errors import FinLoRAError
 
 
-def finish_reason(request: Request, token_id: int) -> tuple[FinishReason | None, str | int | None]:
-    """Whether the request ends with its last token, and by which stop string or stop token."""
+def finish_reason(
+    request: Request, token_id: int, *, more_follow: bool = False
+) -> tuple[FinishReason | None, str | int | None]:
+    """Whether the request ends with its last token, and by which stop string or stop token.
+
+    `more_follow`: the step gave the request further tokens.
+    """
     params = request.params
     if params.max_tokens == 0:  # only the prompt was asked for
         return FinishReason.LENGTH, None
@@ -15,7 +20,7 @@ def finish_reason(request: Request, token_id: int) -> tuple[FinishReason | None,
         return FinishReason.STOP, token_id
     if request.detokenizer.append(token_id):
         return FinishReason.STOP, request.detokenizer.stop_reason
-    if request.constraint is not None and request.constraint.must_end:
+    if request.constraint is not None and request.constraint.must_end and not more_follow:
         return FinishReason.STOP, None
     if len(request.output_token_ids) >= params.max_tokens:
         return FinishReason.LENGTH, None

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING
 
 from finlora.adapters.adapter import Adapter
 from finlora.engine.constraints import Constraint
@@ -11,9 +10,6 @@ from finlora.engine.detokenizer import Detokenizer
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import END, NodeScores
 from finlora.errors import FinLoRAError
-
-if TYPE_CHECKING:  # the HTTP layer knows requests before torch is there
-    from torch import Tensor
 
 
 class RequestStatus(StrEnum):
@@ -161,15 +157,16 @@ class Request:
         ends = {END: self.end_token_id}
         return [ends.get(token_id, token_id) for token_id in self.params.choice.allowed(node)]
 
-    def allowed_by_grammar(self) -> "Tensor":
-        """Tokens that may come next: bool [vocabulary]; end tokens where the answer may end.
+    def allowed_by_grammar(self) -> bytearray:
+        """For each token, whether it may come next (0: no); end tokens where the answer may end.
 
         Raises InvalidSamplingParamsError when the grammar takes too much to go on.
         """
         assert self.constraint is not None
         allowed = self.constraint.allowed()
         if self.constraint.may_end:
-            allowed[list(self.eos_token_ids)] = True
+            for token_id in self.eos_token_ids:
+                allowed[token_id] = 1
         return allowed
 
     @property

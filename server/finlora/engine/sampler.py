@@ -60,8 +60,8 @@ class Sampler:
     def _choose_token(self, logits: Tensor, request: Request) -> int:
         output = request.output_token_ids
         if request.constraint is not None:
-            allowed_tokens = request.allowed_by_grammar().to(logits.device)
-            logits = logits.masked_fill(~allowed_tokens, -torch.inf)
+            mask = torch.frombuffer(request.allowed_by_grammar(), dtype=torch.uint8)
+            logits = logits.masked_fill(mask.to(logits.device) == 0, -torch.inf)
         if request.params.choice is None:
             return choose(logits, None, request, output)
         allowed = request.allowed_token_ids(request.params.choice.node_after(output))

@@ -13,6 +13,7 @@ class EngineStats:
     base_bytes: dict[str, int]  # by part of the base
     adapter_bytes: dict[str, int]  # by tier
     kv_cache_bytes: int
+    num_kv_pages: int  # one token each
     prefix_cache_bytes: int  # of the KV cache
     cuda_bytes: dict[str, int]  # empty on a CPU
     resident_adapters: dict[str, list[str]]  # names by tier

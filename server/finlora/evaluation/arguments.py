@@ -5,13 +5,14 @@ from pathlib import Path
 
 from finlora.evaluation.answers import Mode
 from finlora.flags import add_settings_flags
+from finlora.usage import Parser
 
 SETTINGS = ("quantization", "device", "registry", "threads", "max_num_seqs", "max_model_len")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """All options."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="finlora eval",
         description="Score models on rows whose labels are known, through the serving engine.",
     )

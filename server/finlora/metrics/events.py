@@ -15,6 +15,7 @@ class FinishedRequest:
     labels: Sequence[str]  # that the adapter was trained to answer with
     reason: str
     error: str | None  # class of the error that ended it
+    error_text: str | None
     text: str
     num_prompt_tokens: int
     num_output_tokens: int
@@ -45,6 +46,13 @@ class FinishedRequest:
     def decode_seconds(self) -> float | None:
         """First token to last token."""
         return _between(self.first_token_time, self.last_token_time)
+
+    @property
+    def mean_token_seconds(self) -> float | None:
+        """Between one token and the next; one token alone has no next."""
+        if self.decode_seconds is None or self.num_output_tokens < 2:
+            return None
+        return self.decode_seconds / (self.num_output_tokens - 1)
 
     @property
     def seconds(self) -> float:

@@ -38,6 +38,10 @@ class EngineGauges(Protocol):
     @property
     def kv_cache_bytes(self) -> int: ...
     @property
+    def num_kv_pages(self) -> int:
+        """Tokens that the KV cache holds."""
+
+    @property
     def prefix_cache_bytes(self) -> int:
         """Part of the KV cache that holds text for later requests."""
 

@@ -10,6 +10,7 @@ from finlora.metrics import buckets
 from finlora.metrics.adapter_series import TIERS, AdapterSeries, RegisteredAdapters
 from finlora.metrics.events import FinishedRequest, RequestListener
 from finlora.metrics.gauges import EngineGauges, GaugeCollector, memory_limit_bytes
+from finlora.metrics.http_series import HTTPSeries
 from finlora.metrics.vllm import VLLMCollector, VLLMSources
 
 PHASES = ("queue", "prefill", "decode")
@@ -40,7 +41,7 @@ class Metrics:
         def histogram(name: str, text: str, edges: Sequence[float], *labels: str) -> Histogram:
             return Histogram(f"finlora_{name}", text, labels, buckets=edges, registry=registry)
 
-        self._rejected = counter("requests_rejected", "Requests refused, by error code", "code")
+        self.http = HTTPSeries(registry)
         self._disconnects = counter("disconnects", "Sequences cancelled, by phase", "phase")
         self._preemptions = counter("preemptions", "Sequences put back for lack of KV pages")
         self._queue = histogram("request_queue_seconds", "Arrival to first step", buckets.REQUEST)
@@ -56,6 +57,11 @@ class Metrics:
         self._e2e = histogram("request_seconds", "Arrival to end of a sequence", buckets.REQUEST)
         self._inter_token = histogram(
             "inter_token_seconds", "Time between two tokens of a sequence", buckets.INTER_TOKEN
+        )
+        self._token_mean = histogram(
+            "request_mean_token_seconds",
+            "Mean time between the tokens of a sequence",
+            buckets.INTER_TOKEN,
         )
         self._prompt_tokens = histogram(
             "request_prompt_tokens", "Prompt tokens of a sequence", buckets.REQUEST_TOKENS
@@ -84,10 +90,11 @@ class Metrics:
         """Read the engine's gauges at every scrape and add the vLLM names for `model_name`."""
         collector = GaugeCollector(gauges, self._adapters)
         self._registry.register(collector)
-        times = (self._ttft, self._inter_token, self._e2e, self._queue, self._prefill, self._decode)
+        tokens = (self._ttft, self._inter_token, self._token_mean)
+        stages = (self._e2e, self._queue, self._prefill, self._decode)
         sizes = (self._prompt_tokens, self._output_tokens, self._step_tokens)
         sources = VLLMSources(
-            same=[collector, *times, *sizes],
+            same=[collector, *tokens, *stages, *sizes],
             sums={
                 "prompt_tokens": self._adapters.prompt_tokens,
                 "generation_tokens": self._adapters.output_tokens,
@@ -99,6 +106,11 @@ class Metrics:
             gauges=gauges,
         )
         self._registry.register(VLLMCollector(model_name, sources, self._max_adapters))
+
+    def watch_ready(self, ready: Callable[[], bool]) -> None:
+        """Ask at every scrape whether requests are served."""
+        gauge = Gauge("finlora_ready", "1 while requests are served", registry=self._registry)
+        gauge.set_function(lambda: float(ready()))
 
     def describe(
         self, *, build: Mapping[str, str], model: Mapping[str, str], limits: Mapping[str, int]
@@ -122,6 +134,7 @@ class Metrics:
             (self._prefill, event.prefill_seconds),
             (self._ttft, event.first_token_seconds),
             (self._decode, event.decode_seconds),
+            (self._token_mean, event.mean_token_seconds),
             (self._e2e, event.seconds),
         ):
             if seconds is not None:
@@ -132,10 +145,6 @@ class Metrics:
             self._disconnects.labels(event.phase).inc()
         for listener in self._listeners:
             listener(event)
-
-    def request_rejected(self, code: str) -> None:
-        """A request was refused; `code` is one of the API's error codes, never the client's."""
-        self._rejected.labels(code).inc()
 
     def step(
         self,

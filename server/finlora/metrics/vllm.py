@@ -24,6 +24,10 @@ VLLM_HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
         buckets.VLLM_FIRST_TOKEN,
     ),
     "finlora_inter_token_seconds": ("vllm:inter_token_latency_seconds", buckets.VLLM_INTER_TOKEN),
+    "finlora_request_mean_token_seconds": (
+        "vllm:request_time_per_output_token_seconds",
+        buckets.VLLM_INTER_TOKEN,
+    ),
     "finlora_request_seconds": ("vllm:e2e_request_latency_seconds", buckets.VLLM_REQUEST),
     "finlora_request_queue_seconds": ("vllm:request_queue_time_seconds", buckets.VLLM_REQUEST),
     "finlora_request_prefill_seconds": ("vllm:request_prefill_time_seconds", buckets.VLLM_REQUEST),
@@ -66,6 +70,7 @@ class VLLMCollector(Collector):
             yield family
         yield self._finished()
         yield self._lora_requests()
+        yield self._cache_config()
 
     def _renamed(self, metric: Metric, name: str, samples: Iterable[Sample]) -> Metric:
         renamed = Metric(name, metric.documentation, metric.type)
@@ -95,6 +100,15 @@ class VLLMCollector(Collector):
             for names in (now.running_adapters, now.waiting_adapters)
         )
         family.add_metric([str(now.max_loras), running, waiting], time.time())
+        return family
+
+    def _cache_config(self) -> Metric:
+        """The size of the KV cache; gateways weigh it against what waits."""
+        facts = {"block_size": "1", "num_gpu_blocks": str(self._sources.gauges().num_kv_pages)}
+        family = GaugeMetricFamily(
+            "vllm:cache_config_info", "The KV cache: blocks and their tokens", labels=[*facts]
+        )
+        family.add_metric([*facts.values()], 1)
         return family
 
     def _counter(self, name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:

@@ -8,6 +8,7 @@ from pathlib import Path
 from finlora.adapters.arguments import comma_separated
 from finlora.config import load_settings
 from finlora.errors import ConfigError
+from finlora.failures import ExitCode
 from finlora.flags import ENGINE_SETTINGS, add_settings_flags
 from finlora.predict.columns import AddedColumns, text_column
 from finlora.predict.destination import Destination
@@ -16,8 +17,8 @@ from finlora.predict.labeller import Labeller, Question, local_labeller
 from finlora.predict.progress import watched
 from finlora.predict.run import Run, Tally
 from finlora.predict.sources import open_source
+from finlora.usage import Parser
 
-SOME_ROWS_FAILED = 3
 SETTINGS = ("registry", "strict", *ENGINE_SETTINGS)
 
 
@@ -38,12 +39,12 @@ def main(argv: list[str]) -> int:
                 run = Run(source, column, added, output, view, columns_are_fixed=fixed)
                 tally = run.label_all(labeller)
                 view.line(_summary(tally, args.output))
-    return SOME_ROWS_FAILED if tally.num_bad else 0
+    return ExitCode.PARTLY if tally.num_bad else ExitCode.DONE
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of `finlora predict`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="finlora predict",
         description="Label every row of a CSV, JSON-lines or Parquet file: the output has the "
         "input's columns, the label, the probability of every label, and an error where there is "

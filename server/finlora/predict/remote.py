@@ -23,6 +23,9 @@ BUSY = (429, 502, 503, 504)
 # About this very text or list of texts; any other answer would be the same for all.
 OF_THE_TEXTS = (400, 413)
 
+# A 400 that names one of these is about every text.
+OF_THE_TASK = ("model", "labels", "template")
+
 Answers = list[Classification | FinLoRAError]
 
 
@@ -75,7 +78,7 @@ class RemoteLabeller:
             "return_probabilities": True,
         }
         answer = self._ask("POST", "classify", json=body)
-        if answer.status_code in OF_THE_TEXTS:
+        if answer.status_code in OF_THE_TEXTS and _error(answer).get("param") not in OF_THE_TASK:
             if len(texts) == 1:
                 return [RequestError(_message(answer))]
             return [found for text in texts for found in self._classify([text])]
@@ -94,7 +97,7 @@ class RemoteLabeller:
             answer = self._try(method, path, **options)
             if answer.status_code not in BUSY:
                 return answer
-            time.sleep(_seconds_to_wait(answer, number))
+            time.sleep(seconds_to_wait(answer, number))
         return answer
 
     def _try(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -144,13 +147,20 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _message(answer: httpx.Response) -> str:
+    return str(_error(answer).get("message") or answer.text[:200] or answer.reason_phrase)
+
+
+def _error(answer: httpx.Response) -> dict[str, Any]:
+    """The error object of an answer, empty when it has none."""
     try:
-        return str(answer.json()["error"]["message"])
+        error = answer.json()["error"]
     except (ValueError, KeyError, TypeError):
-        return answer.text[:200] or answer.reason_phrase
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
-def _seconds_to_wait(answer: httpx.Response, number: int) -> float:
+def seconds_to_wait(answer: httpx.Response, number: int) -> float:
+    """Before the next try at a busy server, by what it says or longer each time."""
     try:
         return min(float(answer.headers["retry-after"]), 60)
     except (KeyError, ValueError):

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from finlora.adapters.shipped import open_registry
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import cache_folder, load_settings
-from finlora.errors import ConfigError, FinLoRAError
+from finlora.errors import ConfigError
+from finlora.failures import debug_wanted
+from finlora.failures import run as run_command
 from finlora.training.config import TrainingConfig
 from finlora.training.config_files import SHIPPED_CONFIGS, load_config, read_configs
 from finlora.training.trackers import TRACKERS
+from finlora.usage import Parser
 
 ANSWERS, RESTORE = "answers", "restore"
 
@@ -32,38 +35,33 @@ def main(argv: list[str]) -> int:
         from finlora.training.restoration.cli import main as restore
 
         return restore(argv)
-    parser = _parser()
-    args = parser.parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
     if args.list:
         return _list(args.config)
     if args.name is None:
-        parser.error("which configuration? `--list` shows them")
+        options.error("which configuration? `--list` shows them")
     config = load_config(args.name, args.config, _overrides(args))
     return _run(args, config)
 
 
 def entry() -> int:
-    """The `finlora-train` program: errors in one line."""
+    """The `finlora-train` program."""
     quiet_libraries()
-    try:
-        return main(sys.argv[1:])
-    except FinLoRAError as error:
-        sys.stderr.write(f"finlora-train: {error}\n")
-        return 1
+    return run_command("finlora-train", lambda: main(sys.argv[1:]), debug=debug_wanted())
 
 
 def _method(argv: list[str]) -> str:
     """What is to be learned decides which options there are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method", default=ANSWERS)
     method: str = parser.parse_known_args(argv)[0].method
     return method
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="finlora train", description="Train a LoRA adapter on a quantised base."
-    )
+def parser() -> Parser:
+    """The options of `finlora train`."""
+    parser = Parser(prog="finlora train", description="Train a LoRA adapter on a quantised base.")
     add = parser.add_argument
     add("name", nargs="?", help="a configuration; the adapter gets this name")
     add(

@@ -23,7 +23,8 @@ def load_config(name: str, file: Path, overrides: Mapping[str, str]) -> Training
     """
     configs = read_configs(file)
     if name not in configs:
-        raise ConfigError(f"{file} has no configuration {name!r}{_nearest(name, configs)}")
+        near = _nearest(name, configs) or "; `finlora train --list` shows what there is"
+        raise ConfigError(f"{file} has no configuration {name!r}{near}")
     fields = {**configs[name], **{key: _value(text) for key, text in overrides.items()}}
     return _parse(name, fields)
 

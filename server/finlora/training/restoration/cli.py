@@ -10,6 +10,7 @@ from typing import Any
 from finlora.adapters.shipped import open_registry
 from finlora.config import DEFAULT_BASE, load_settings
 from finlora.training.restoration.order import RestorationOrder
+from finlora.usage import Parser
 
 DEFAULTS = {
     name: RestorationOrder.__dataclass_fields__[name].default
@@ -22,7 +23,7 @@ DEFAULTS = {
 
 def main(argv: list[str]) -> int:
     """Restore, register, print what it achieved. Raises FinLoRAError."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     order = _order(args, argv)
     for rank in order.ranks:
         variant = order.config(rank).variant
@@ -66,8 +67,9 @@ def _command(argv: list[str]) -> str:
     return shlex.join(["finlora", "train", *(Path(w).name if "/" in w else w for w in argv)])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora train --method restore`."""
+    parser = Parser(
         prog="finlora train NAME --method restore",
         description="Make an adapter that brings the NF4 base back to its 16-bit original: from "
         "the quantisation error itself, then by distillation over unlabelled text.",

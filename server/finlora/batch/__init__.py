@@ -1,0 +1,1 @@
+"""OpenAI's batch files: JSON lines of requests in, JSON lines of responses out."""

@@ -1,0 +1,115 @@
+"""`finlora batch`: OpenAI's batch files, by this process or by a server."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+
+from finlora.batch.clients import in_process, remote
+from finlora.batch.requests import ENDPOINTS, Line, read_lines
+from finlora.batch.responses import ResponseFile
+from finlora.batch.run import BatchRun, Tally
+from finlora.config import load_settings
+from finlora.errors import ConfigError
+from finlora.failures import ExitCode
+from finlora.flags import ENGINE_SETTINGS, add_settings_flags
+from finlora.predict.progress import View, watched
+from finlora.usage import Parser
+
+CONCURRENCY = 64
+SETTINGS = ("registry", "strict", *ENGINE_SETTINGS)
+
+
+def main(argv: list[str]) -> int:
+    """Answer a file of requests. 3: some have errors. Raises FinLoRAError."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    connection = _connection(args)
+    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
+        raise ConfigError(f"{args.output} is the input; name another file with -o")
+    if args.overwrite and args.output.is_file():
+        args.output.unlink()
+    with (
+        _opened(args.input) as stream,
+        ResponseFile(args.output) as output,
+        watched() as view,
+    ):
+        if output.num_known:
+            view.line(f"goes on after {output.num_known:,} responses")
+        tally = asyncio.run(_run(connection, stream, args, output, view))
+        view.line(_summary(tally, args.output))
+    return ExitCode.PARTLY if tally.num_bad else ExitCode.DONE
+
+
+def parser() -> Parser:
+    """The options of `finlora batch`."""
+    parser = Parser(
+        prog="finlora batch",
+        description="Answer a file in OpenAI's batch format: a line is {custom_id, method, url, "
+        f"body}}, with url one of {', '.join(ENDPOINTS)}. Responses come in the order in which "
+        "they are ready. A run that is started again answers what has no line in the output.",
+    )
+    add = parser.add_argument
+    add("input", type=Path, help="JSON lines of requests")
+    add("-o", "--output", type=Path, required=True, help="JSON lines of responses")
+    add("--overwrite", action="store_true", help="begin the output anew")
+    add("--concurrency", type=_count, default=CONCURRENCY, metavar="N",
+        help=f"requests at a time (default: {CONCURRENCY})")  # fmt: skip
+    add("--url", help="ask this server instead of loading the base (key: FINLORA_API_KEY)")
+    engine = parser.add_argument_group("engine settings, as of finlora serve")
+    add_settings_flags(engine, SETTINGS)
+    return parser
+
+
+async def _run(
+    connection: AbstractAsyncContextManager[httpx.AsyncClient],
+    stream: BinaryIO,
+    args: argparse.Namespace,
+    output: ResponseFile,
+    view: View,
+) -> Tally:
+    async with connection as client:
+        run = BatchRun(client, output, view, concurrency=args.concurrency)
+        num_bytes = args.input.stat().st_size
+
+        def lines() -> Iterator[Line]:
+            for line in read_lines(stream, args.input):
+                run.fraction = stream.tell() / num_bytes
+                yield line
+
+        return await run.send_all(lines())
+
+
+def _connection(args: argparse.Namespace) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+    given = {name: getattr(args, name) for name in SETTINGS}
+    if args.url is None:
+        return in_process(load_settings(**given))
+    useless = [name for name in SETTINGS if given[name] is not None]
+    if useless:
+        raise ConfigError(f"--{useless[0].replace('_', '-')} is for the engine here, not for --url")
+    key = load_settings().api_key
+    return remote(args.url, None if key is None else key.get_secret_value(), args.concurrency)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _summary(tally: Tally, output: Path) -> str:
+    num = tally.num_known + tally.num_new
+    bad = f", {tally.num_bad:,} of the new ones with errors" if tally.num_bad else ""
+    return f"{num:,} responses in {output}{bad}"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
+    return int(text)

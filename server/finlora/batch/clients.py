@@ -1,0 +1,46 @@
+"""Whom requests are sent to: the server's own application in this process, or a running server."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from finlora.config import Settings
+from finlora.errors import ConfigError
+
+TIMEOUT_SECONDS = 3600
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The very application that `finlora serve` runs, without a socket. Raises FinLoRAError."""
+    # Imported here: a server that runs already needs neither the framework nor torch.
+    from finlora.api.app import app_of
+    from finlora.api.state import ServerState
+
+    open_settings = settings.model_copy(update={"api_key": None})
+    state = ServerState(open_settings, on_phase=lambda phase: None)
+    app = app_of(state)
+    async with app.router.lifespan_context(app):
+        await state.loaded()
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1", timeout=TIMEOUT_SECONDS
+        ) as client:
+            yield client
+
+
+@asynccontextmanager
+async def remote(url: str, key: str | None, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
+    """A running server. Raises ConfigError."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    limits = httpx.Limits(max_connections=concurrency)
+    base = url.rstrip("/").removesuffix("/v1")
+    try:
+        client = httpx.AsyncClient(
+            base_url=base, headers=headers, limits=limits, timeout=TIMEOUT_SECONDS
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"{url!r} is not a URL such as http://127.0.0.1:8000") from error
+    async with client:
+        yield client

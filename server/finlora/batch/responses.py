@@ -1,0 +1,102 @@
+"""The response file: lines as OpenAI writes them, durable, and what of them is there already."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from finlora.errors import ConfigError, RequestError
+
+
+def answered(custom_id: str, status: int, request_id: str | None, body: Any) -> dict[str, Any]:
+    """The line for whatever a server answered, good or not."""
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    return {"id": _new_id(), "custom_id": custom_id, "response": response, "error": None}
+
+
+def refused(custom_id: str | None, error: RequestError) -> dict[str, Any]:
+    """The line for a request that was never sent."""
+    problem = {"code": "invalid_request", "message": str(error), "param": error.param}
+    return {"id": _new_id(), "custom_id": custom_id, "response": None, "error": problem}
+
+
+class ResponseFile:
+    """Appends lines; knows who has one. Closed, it is durable."""
+
+    def __init__(self, path: Path) -> None:
+        """Go on behind what is there. Raises ConfigError when that is not a response file."""
+        self.path = path
+        self._known: set[str] = set()
+        self._pending: list[dict[str, Any]] = []
+        self._file = path.open("a+b")
+        try:
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def num_known(self) -> int:
+        """Requests that have their line, on disk or about to be."""
+        return len(self._known)
+
+    def knows(self, custom_id: str) -> bool:
+        """Whether the request has its line."""
+        return custom_id in self._known
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep a line for the next `write`."""
+        self._known.add(_key(line))
+        self._pending.append(line)
+
+    def write(self) -> None:
+        """Everything added so far is on disk when this returns."""
+        if not self._pending:
+            return
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._pending)
+        self._file.write(text.encode("utf-8", errors="backslashreplace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._pending.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.write()
+        finally:
+            self._file.close()
+
+    def _read(self) -> None:
+        """Whose lines are there; a last one that a crash cut short is cut off."""
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._known.add(_key(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.path} exists and is no file of responses; --overwrite replaces it"
+                ) from error
+            end += len(line)
+        self._file.truncate(end)
+
+
+def _key(line: dict[str, Any]) -> str:
+    """A line without a custom_id is known by its error, which names file and line."""
+    custom_id = line["custom_id"]
+    return str(line["error"]["message"] if custom_id is None else custom_id)
+
+
+def _new_id() -> str:
+    return f"batch_req_{uuid4().hex}"

@@ -1,0 +1,138 @@
+"""Sends the requests of a file, some at a time, and keeps every answer."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from finlora.batch.requests import BatchRequest, Line
+from finlora.batch.responses import ResponseFile, answered, refused
+from finlora.errors import RemoteError, RequestError
+from finlora.predict.progress import MAX_REPORTED, Standing, View
+from finlora.predict.remote import BUSY, MAX_TRIES, seconds_to_wait
+
+SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run did."""
+
+    num_known: int = 0  # before it began
+    num_new: int = 0
+    num_bad: int = 0  # of the new ones
+
+
+class BatchRun:
+    """One file of requests on its way to its file of responses."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, output: ResponseFile, view: View, *, concurrency: int
+    ) -> None:
+        self.tally = Tally(num_known=output.num_known)
+        self.fraction: float | None = None  # of the input that was read
+        self._client = client
+        self._output = output
+        self._view = view
+        self._concurrency = concurrency
+        self._running: set[asyncio.Task[dict[str, Any]]] = set()
+        self._sent: set[str] = set()
+        self._started = self._written = time.monotonic()
+
+    async def send_all(self, lines: Iterable[Line]) -> Tally:
+        """Until every request has its line. Raises RemoteError when the server is gone."""
+        try:
+            for line in lines:
+                await self._begin(line)
+            while self._running:
+                await self._wait()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            self._output.write()
+        return self.tally
+
+    async def _begin(self, line: Line) -> None:
+        request, problem = line.request, line.problem
+        custom_id = None if request is None else request.custom_id
+        if custom_id in self._sent:
+            problem = RequestError(f"{line.where}: custom_id is there twice", param="custom_id")
+        elif self._output.knows(str(problem) if custom_id is None else custom_id):
+            return
+        if request is None or problem is not None:
+            assert problem is not None
+            self._keep(refused(custom_id, problem))
+            return
+        self._sent.add(request.custom_id)
+        while len(self._running) >= self._concurrency:
+            await self._wait()
+        self._running.add(asyncio.create_task(self._send(request)))
+
+    async def _wait(self) -> None:
+        done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            self._keep(task.result())
+
+    async def _send(self, request: BatchRequest) -> dict[str, Any]:
+        for number in range(MAX_TRIES):
+            answer = await self._post(request)
+            if answer.status_code not in BUSY:
+                break
+            await asyncio.sleep(seconds_to_wait(answer, number))
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {"error": {"message": answer.text[:1000]}}
+        request_id = answer.headers.get("x-request-id")
+        return answered(request.custom_id, answer.status_code, request_id, body)
+
+    async def _post(self, request: BatchRequest) -> httpx.Response:
+        try:
+            return await self._client.post(request.url, json=request.body)
+        except httpx.HTTPError as error:
+            raise RemoteError(
+                f"{self._client.base_url} does not answer ({error or type(error).__name__}): "
+                "is `finlora serve` running there?"
+            ) from error
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        self._output.add(line)
+        self.tally.num_new += 1
+        problem = _problem(line)
+        if problem is not None:
+            self.tally.num_bad += 1
+            if self.tally.num_bad <= MAX_REPORTED:
+                self._view.line(problem)
+        now = time.monotonic()
+        if now - self._written > SECONDS_BETWEEN_WRITES:
+            self._written = now
+            self._output.write()
+            self._view.update(self._standing(now))
+
+    def _standing(self, now: float) -> Standing:
+        return Standing(
+            num_rows=self.tally.num_known + self.tally.num_new,
+            num_new=self.tally.num_new,
+            num_bad=self.tally.num_bad,
+            fraction=self.fraction,
+            first_fraction=0.0,
+            seconds=now - self._started,
+        )
+
+
+def _problem(line: dict[str, Any]) -> str | None:
+    """What went wrong with a request, for people; None: nothing."""
+    if line["error"] is not None:
+        return str(line["error"]["message"])
+    response = line["response"]
+    if response["status_code"] < httpx.codes.BAD_REQUEST:
+        return None
+    try:
+        reason = response["body"]["error"]["message"]
+    except (KeyError, TypeError):
+        reason = "no reason given"
+    return f"{line['custom_id']}: {response['status_code']}: {reason}"

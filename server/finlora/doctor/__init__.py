@@ -1,0 +1,1 @@
+"""What this machine and this installation are good for, and what to change. Loads no model."""
