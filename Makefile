@@ -17,12 +17,8 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help serve test test-slow check format docs bench-peers clean
-=======
-.PHONY: help serve test test-slow test-tools check format bench-peers bench-train quality loadtest \
+.PHONY: help serve test test-slow test-tools check format docs bench-peers bench-train quality loadtest \
 	capacity clean
->>>>>>> main
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
