@@ -62,7 +62,8 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+            "--port 0 takes a free one, --host another address"
         ) from error
     return listener
 
