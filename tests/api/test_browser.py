@@ -5,6 +5,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from finlora.config import Settings
-from tests.api.browser import Browser, Page, browsing, find_chromium
+from tests.api.browser import Browser, BrowserError, Page, browsing, find_chromium
 from tests.api.live import LiveServer, register, serving
 
 TEXTS = ["The bank raised its outlook", 'Shares "fell", <b>sharply</b>']
@@ -27,7 +28,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium is installed: make test-tools")
-    with browsing(program, tmp_path_factory.mktemp("browser")) as browser:
+    profile = tmp_path_factory.mktemp("browser")
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(browsing(program, profile))
+        except BrowserError as error:  # a snap, for one, hides the test's files and pipes
+            pytest.skip(str(error))
         yield browser
 
 
