@@ -18,7 +18,7 @@ from tests.api.live import LiveServer
 from tests.metrics.gauges import samples
 
 NUM_REQUESTS = 4
-MAX_TOKENS = 80
+MAX_TOKENS = 120
 ROUNDS = 5
 TOLERANCE = 0.05
 ROUTE = "/v1/completions"
