@@ -24,6 +24,22 @@ class Scrape:
         value = self.samples.get(("finlora_limit", frozenset({("setting", setting)})))
         return None if value is None else int(value)
 
+    def facts(self) -> dict[str, dict[str, str]]:
+        """What it says of itself: versions, its base, the settings that bound its work."""
+        infos = {"build": "finlora_build_info", "model": "finlora_model_info"}
+        found = {
+            what: dict(labels)
+            for what, name in infos.items()
+            for (series, labels) in self.samples
+            if series == name
+        }
+        limits = {
+            dict(labels)["setting"]: f"{value:g}"
+            for (series, labels), value in self.samples.items()
+            if series == "finlora_limit"
+        }
+        return {**found, "limits": limits}
+
 
 def scrape(exposition: str) -> Scrape:
     """Read the text format."""

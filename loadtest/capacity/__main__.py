@@ -56,9 +56,9 @@ def find(server: ServerAPI, options: argparse.Namespace, output: Path) -> Capaci
     facts = {
         "workload": {"models": models, "mix": options.mix, "max_tokens": options.max_tokens},
         "server_args": options.server_args,
-        "server": asdict(grown) | {"hit_rate": grown.hit_rate},
+        "server": before.facts(),
+        "server_growth": asdict(grown) | {"hit_rate": grown.hit_rate},
         "date": time.strftime("%Y-%m-%d"),
-        "client_pid": os.getpid(),
     }
     write(capacity, goal, facts, output)
     hit = "none" if grown.hit_rate is None else f"{grown.hit_rate:.1%}"

@@ -24,6 +24,15 @@ def test_totals_add_up_what_carries_the_labels() -> None:
     assert (read.limit("max_loras"), read.limit("max_num_seqs")) == (16, None)
 
 
+def test_a_server_says_what_it_is() -> None:
+    info = 'finlora_model_info{name="tiny",quantization="nf4"} 1.0\n'
+    facts = scrape(METRICS + "# TYPE finlora_model_info gauge\n" + info).facts()
+    assert facts == {
+        "model": {"name": "tiny", "quantization": "nf4"},
+        "limits": {"max_loras": "16"},
+    }
+
+
 def test_the_hit_rate_is_of_what_came_between_two_scrapes() -> None:
     metrics = Metrics(CollectorRegistry(), max_adapters=10, registered=None)
     metrics.request_finished(event(num_prompt_tokens=10, num_cached_tokens=0))
