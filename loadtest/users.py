@@ -13,6 +13,7 @@ from geventhttpclient.response import HTTPSocketPoolResponse
 from locust import User, task
 
 from loadtest import bodies
+from loadtest.answers import classification_fault, completion_fault
 from loadtest.bodies import Body
 from loadtest.gevent_http import FAILURES, Answer, Connection, events, whole
 from loadtest.headlines import Headline
@@ -139,9 +140,8 @@ class PlainUser(APIUser):
         return bodies.completion(model, headline, self.shared.plan.max_tokens)
 
     def read(self, response: HTTPSocketPoolResponse, begin: float) -> str | None:
-        """Read it whole."""
-        whole(response)
-        return None
+        """It must have as many tokens as were asked for."""
+        return completion_fault(whole(response).body, self.shared.plan.max_tokens)
 
 
 class StreamingUser(StreamingAPIUser):
@@ -178,6 +178,5 @@ class ClassifyUser(APIUser):
         return bodies.classification(model, headline)
 
     def read(self, response: HTTPSocketPoolResponse, begin: float) -> str | None:
-        """Read it whole."""
-        whole(response)
-        return None
+        """It must give every label a probability."""
+        return classification_fault(whole(response).body)

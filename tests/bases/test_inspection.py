@@ -23,7 +23,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_errors_are_those_of_the_layers_that_are_served(base: Path) -> None:
     layers = {e.name: e for e, _ in layer_errors(base, base_spec(str(base)).linear_layers)}
-    weight = AutoModelForCausalLM.from_pretrained(base).get_submodule(LAYER).weight.detach()
+    model = AutoModelForCausalLM.from_pretrained(base)
+    weight: torch.Tensor = model.get_submodule(LAYER).weight.detach()  # type: ignore[operator]
     for kind in ("nf4", "fp4"):
         layer = Linear4bit(
             weight.shape[1], weight.shape[0], bias=False,

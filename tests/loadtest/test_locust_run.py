@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loadtest.capacity.__main__ import main as capacity
+from loadtest.run import main as run
 from tests.tiny_models import build
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +28,12 @@ def start(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["loadtest.run", "loadtest.capacity"])
-def test_another_machine_is_not_loaded_by_mistake(module: str, tmp_path: Path) -> None:
-    done = start(module, "--url", "http://192.0.2.1:8000", "--output", str(tmp_path))
-    assert done.returncode == 2
-    assert "192.0.2.1 is not this machine" in done.stderr
+@pytest.mark.parametrize("main", [run, capacity])
+def test_another_machine_is_not_loaded_by_mistake(
+    main: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--url", "http://192.0.2.1:8000", "--output", str(tmp_path)]) == 2
+    assert "192.0.2.1 is not this machine" in capsys.readouterr().err
 
 
 @pytest.mark.slow

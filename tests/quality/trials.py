@@ -22,7 +22,8 @@ def trial(name: str, seed: int | None, hits: dict[str, list[bool]]) -> Measured:
 
 def drawn(num_rows: int, accuracy: float, seed: int) -> list[bool]:
     """Right answers at random."""
-    return (np.random.default_rng(seed).random(num_rows) < accuracy).tolist()
+    hits: list[bool] = (np.random.default_rng(seed).random(num_rows) < accuracy).tolist()
+    return hits
 
 
 def _outcome(model: str, test_set: str, hits: list[bool]) -> Outcome:

@@ -1,6 +1,6 @@
 """What completions and chats share: how tokens are chosen, and what form the answer has."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +41,9 @@ class StreamOptions(BaseModel):
 
 class SamplingRequest(RequestBody):
     """A request for generated text."""
+
+    # The names under which the number of tokens can be limited.
+    limits: ClassVar[frozenset[str]] = frozenset({"max_tokens"})
 
     model: Annotated[ModelName, Field(description="base or adapter")]
     temperature: Annotated[float, Field(ge=0, le=2, description="0 takes the likeliest token")] = (
