@@ -36,6 +36,9 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     include_usage: Annotated[bool, Field(description="a last event has the usage")] = False
+    continuous_usage_stats: Annotated[
+        bool, Field(description="so has every other, with the usage so far")
+    ] = False
     include_obfuscation: Annotated[bool, Field(description="may only be false")] = False
 
 
@@ -146,6 +149,11 @@ class SamplingRequest(RequestBody):
             options is None or not options.include_obfuscation,
             "stream_options",
             "include_obfuscation is not supported: frames are not padded",
+        )
+        require(
+            options is None or options.include_usage or not options.continuous_usage_stats,
+            "stream_options",
+            "continuous_usage_stats needs include_usage: true",
         )
         if self.structured_outputs is not None:
             has_form = bool(form_of("", self.structured_outputs))
