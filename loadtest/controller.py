@@ -4,9 +4,11 @@ Importing this imports locust, which patches sockets.
 """
 
 import os
+import signal
 import sys
 from typing import Any
 
+import gevent
 from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import LocalRunner
@@ -45,6 +47,13 @@ class Controller:
         events.request.add_listener(self._request)
         events.test_stop.add_listener(self._stop)
         events.quitting.add_listener(self._stop)
+        # Locust's own handler comes only when a test that has a shape is over.
+        gevent.signal_handler(signal.SIGTERM, self._end)
+
+    def _end(self) -> None:
+        session = APIUser.session or self._prepared
+        if session is not None:
+            session.end()
 
     def prepare(self) -> Session:
         """Ask the server what the next test needs to know. Raises LoadTestError."""

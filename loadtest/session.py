@@ -39,6 +39,7 @@ class Session:
         self.server = server
         self.recorder = Recorder()
         self.models = _models(plan, server)
+        self._ended = False
         self.begin()
         if plan.mix is Mix.SWAP_STORM:
             check_swap_storm(len(self.models), self._before.limit("max_loras"))
@@ -65,9 +66,13 @@ class Session:
         """Seconds since the beginning."""
         return time.perf_counter() - self._began
 
+    def end(self) -> None:
+        """No more users from now on."""
+        self._ended = True
+
     def users_now(self) -> int | None:
         """The users there should be; None: the test is over."""
-        if self.recorder.num_requests >= self.plan.max_requests:
+        if self._ended or self.recorder.num_requests >= self.plan.max_requests:
             return None
         return self.plan.schedule.users_at(self.elapsed())
 

@@ -77,6 +77,10 @@ def test_a_test_ends_after_its_requests_or_its_time(tiny_server: LiveServer) -> 
     assert made.users_now() is not None
     made.note(Kind.REFUSAL, "unknown adapter", 1.0, 1, None)
     assert made.users_now() is None
+    other = session(tiny_server)
+    assert other.users_now() is not None
+    other.end()
+    assert other.users_now() is None
 
 
 def test_what_makes_no_sense_is_said_before_the_load(tiny_server: LiveServer) -> None:
