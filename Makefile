@@ -17,8 +17,8 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-tools check format bench-peers bench-train quality loadtest \
-	capacity clean
+.PHONY: help serve test test-slow test-tools check format docs bench-peers bench-train quality \
+	loadtest capacity clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,10 @@ test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverag
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-tools:  ## Install what some tests drive, a browser and Prometheus (Debian, as root)
-	apt-get update && apt-get install -y --no-install-recommends chromium prometheus
+# Each is a Debian package and the command that it brings.
+TEST_TOOLS = chromium prometheus
+test-tools:  ## Install programs that some tests drive (Debian, as root; says so where it cannot)
+	.ci/test-tools $(TEST_TOOLS)
 
 check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check
@@ -51,6 +53,9 @@ check: $(VENV)/.dev  ## Lint, formatting, types and import contracts
 format: $(VENV)/.dev  ## Rewrite the code as ruff has it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.dev  ## Rewrite the parts of docs/*.md that code knows better
+	$(BIN)/python -m docs.generate
 
 bench-peers: $(VENV)/.dev  ## Requests/s beside other servers on this machine (ARGS=--help)
 	$(BIN)/python -m loadtest.peers.run $(ARGS)

@@ -109,4 +109,8 @@ def test_a_template_knows_the_special_tokens() -> None:
 def test_a_tokenizer_without_a_template_has_none() -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=BACKEND)
     assert ChatTemplate.of(bare) is None
+    bare.chat_template = {"tool_use": "{{ tools }}"}
+    assert ChatTemplate.of(bare) is None
+    bare.chat_template["default"] = "{{ messages }}"
+    assert ChatTemplate.of(bare) is not None
     assert ChatTemplate.of(FAST) is not None

@@ -26,7 +26,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: "PreTrainedTokenizerFast") -> None:
         self.source = source
-        self.special_tokens: dict[str, str] = dict(tokenizer.special_tokens_map)
+        self.special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
         self._tokenizer = tokenizer.backend_tokenizer
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._control = tuple(t.content for t in added if _is_control(t, source))
@@ -36,9 +36,10 @@ class ChatTemplate:
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerFast") -> Self | None:
         """The template that comes with a tokenizer, if one does."""
-        if tokenizer.chat_template is None:
-            return None
-        return cls(tokenizer.get_chat_template(), tokenizer)
+        source: str | dict[str, str] | None = tokenizer.chat_template
+        if isinstance(source, dict):  # several by name, of which the others are for tools
+            source = source.get("default")
+        return None if source is None else cls(source, tokenizer)
 
     def encode(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of the chat, up to where the answer begins.

@@ -394,3 +394,9 @@ def test_a_name_of_any_form_is_registered_as_it_is_or_refused(tmp_path: Path, na
     assert adapter.folder.is_relative_to(registry.folder / VARIANT / name)
     assert registry.resolve(name) == adapter
     registry.remove(name)
+
+
+def test_a_registry_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AdapterError, match="is not a folder"):
+        AdapterRegistry(tmp_path / "file")

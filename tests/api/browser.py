@@ -77,6 +77,12 @@ class Browser:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="browser", daemon=True)
         self._reader.start()
+        try:
+            self.command("Browser.getVersion")
+        except (BrowserError, OSError, queue.Empty) as error:
+            self._process.kill()
+            self._end()
+            raise BrowserError(f"{program} cannot be driven here") from error
 
     def command(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         """The result of one command. Raises BrowserError, queue.Empty when there is none."""
@@ -95,6 +101,9 @@ class Browser:
     def close(self) -> None:
         """End the process."""
         self.command("Browser.close")
+        self._end()
+
+    def _end(self) -> None:
         self._process.wait(DEADLINE_SECONDS)
         self._reader.join(DEADLINE_SECONDS)
         os.close(self._out)
@@ -109,6 +118,8 @@ class Browser:
                     self._answers.pop(message["id"]).put(message)
                 else:
                     self.events.put(message)
+        for answer in list(self._answers.values()):  # it is gone, and nothing is answered any more
+            answer.put({"error": "the browser ended"})
 
 
 class Page:
@@ -256,7 +267,7 @@ class Page:
 
 @contextmanager
 def browsing(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser that is ended in the end."""
+    """A browser that is ended in the end. Raises BrowserError when it does not start."""
     browser = Browser(program, profile)
     try:
         yield browser

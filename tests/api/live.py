@@ -38,7 +38,10 @@ class LiveServer:
     ) -> None:
         self.state = ServerState(settings, on_phase=on_phase)
         self.loop = asyncio.new_event_loop()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        # As `finlora serve` listens: see there.
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(app_of(self.state, tracer), log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)

@@ -59,8 +59,8 @@ def complete(http: httpx.Client, **fields: Any) -> httpx.Response:
 
 
 def test_an_answered_request_is_told_in_full(http: httpx.Client, lines: Lines) -> None:
-    answer = complete(http).json()
-    line = lines.next()
+    response = complete(http)
+    answer, line = response.json(), lines.next()
     assert (line["method"], line["path"]) == ("POST", "/v1/completions")
     assert (line["status"], line["outcome"], line["client"]) == (200, "ok", "127.0.0.1")
     assert line["adapter"] == "news"
@@ -68,7 +68,7 @@ def test_an_answered_request_is_told_in_full(http: httpx.Client, lines: Lines) -
     assert line["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     assert line["generation_tokens"] == answer["usage"]["completion_tokens"] == 5
     assert line["finish_reasons"] == ["length"]
-    assert line["request_id"]
+    assert line["request_id"] == response.headers["X-Request-Id"]
     assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
 
 
@@ -77,6 +77,24 @@ def test_a_stream_is_told_at_its_end(client: openai.OpenAI, lines: Lines) -> Non
     assert list(stream)
     line = lines.next()
     assert (line["adapter"], line["outcome"], line["path"]) == ("tweets", "ok", "/v1/completions")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": SECRET}]}),
+        ("/v1/classify", {"input": SECRET, "labels": ["good", "bad"], "template": "{input}: "}),
+    ],
+)
+def test_other_ways_to_ask_are_told_the_same_way(
+    http: httpx.Client, lines: Lines, path: str, fields: dict[str, Any]
+) -> None:
+    assert http.post(path, json={"model": "tweets"} | fields).status_code == 200
+    text = JSONFormatter().format(lines.record())
+    line = json.loads(text)
+    assert (line["path"], line["adapter"], line["outcome"]) == (path, "tweets", "ok")
+    assert line["prompt_tokens"] > 0
+    assert "Contoso" not in text
 
 
 def test_several_sequences_are_one_line(http: httpx.Client, lines: Lines) -> None:

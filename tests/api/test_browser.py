@@ -5,6 +5,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from finlora.config import Settings
-from tests.api.browser import Browser, Page, browsing, find_chromium
-from tests.api.live import LiveServer, serving
+from tests.api.browser import Browser, BrowserError, Page, browsing, find_chromium
+from tests.api.live import LiveServer, register, serving
 
 TEXTS = ["The bank raised its outlook", 'Shares "fell", <b>sharply</b>']
 TEMPLATE = "News: {input}\nAnswer: "  # of `news`, lent to the models that have none
@@ -27,7 +28,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
         pytest.skip("no Chromium is installed: make test-tools")
-    with browsing(program, tmp_path_factory.mktemp("browser")) as browser:
+    profile = tmp_path_factory.mktemp("browser")
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(browsing(program, profile))
+        except BrowserError as error:  # a snap, for one, hides the test's files and pipes
+            pytest.skip(str(error))
         yield browser
 
 
@@ -169,6 +175,25 @@ class TestHeadlines:
         assert "context" in tolerant.text("#compare-status")
         assert "context" in tolerant.text(".compare thead")
 
+    def test_a_broken_adapter_is_told_in_its_column_and_harms_no_other(
+        self, blank: Page, server: LiveServer
+    ) -> None:
+        registry = server.state.registry
+        adapter = register(registry.folder, server.state.engine.spec, "broken", seed=61)
+        try:
+            weights = adapter.folder / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+            blank.open(server.url)
+            blank.wait("document.querySelector('[data-model=broken]')")
+            choose(blank, "broken", "news")
+            classify(blank, TEXTS)
+            wait_until_done(blank)
+        finally:
+            registry.remove("broken")
+        assert blank.text("#compare-status").startswith("broken: ")
+        assert blank.run("document.querySelectorAll('.compare thead .wrong').length") == 1
+        assert shown(blank, 1, 1)["labels"] == LABELS
+
 
 ROWS = [
     ["id", "headline", "note"],
@@ -237,7 +262,7 @@ class TestFile:
 
     def test_stopped_and_gone_on(self, page: Page, tmp_path: Path) -> None:
         file = tmp_path / "many.csv"
-        file.write_text("text\n" + "".join(f"headline {i}\n" for i in range(400)))
+        file.write_text("text\n" + "".join(f"headline {i}\n" for i in range(1000)))
         choose(page, "news")
         page.drop("header", file)
         page.wait("!document.querySelector('#file-setup').hidden")
@@ -248,7 +273,7 @@ class TestFile:
         assert "Stopped" in page.text("#file-status")
         page.press("Enter", "Control")
         page.wait("document.querySelector('#file-progress').value === 1")
-        page.wait("document.querySelector('#file-status').textContent.startsWith('400 rows')")
+        page.wait("document.querySelector('#file-status').textContent.startsWith('1,000 rows')")
 
     def test_the_parser_reads_what_python_writes_and_the_other_way_round(self, page: Page) -> None:
         drawn = random.Random(0)

@@ -236,6 +236,7 @@ def test_penalties_biases_and_stop_tokens_work(client: openai.OpenAI) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
         ({"guided_choice": LABELS, "max_tokens": 1}, "max_tokens"),
+        ({"guided_choice": LABELS, "max_completion_tokens": 1}, "max_completion_tokens"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(

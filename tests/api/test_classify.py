@@ -145,7 +145,7 @@ def test_a_long_list_runs_in_turns(http: httpx.Client, server: LiveServer) -> No
         ({"labels": ["a", "a"]}, 400, "labels"),
         ({"labels": ["a", ""]}, 400, "labels"),
         ({"labels": None, "model": "tiny-llama"}, 400, "labels"),
-        ({"template": None}, 400, "template"),
+        ({"template": None, "model": "tiny-llama"}, 400, "template"),
         ({"template": "no place"}, 400, "template"),
         ({"template": "{input} and {input}"}, 400, "template"),
         ({"temperature": 1}, 400, "temperature"),

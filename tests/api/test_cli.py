@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from finlora.api.cli import main
+from finlora.api.cli import _listen, main
 from finlora.config import Settings
 from finlora.errors import ConfigError
 
@@ -196,3 +196,10 @@ def test_every_setting_is_a_flag_with_its_default(capsys: pytest.CaptureFixture[
         assert f"--{name.replace('_', '-')}" in shown
         if field.default is not None:
             assert f"(default: {field.default})" in shown
+
+
+def test_answers_leave_at_once_on_any_event_loop(settings: Settings) -> None:
+    with _listen(settings.model_copy(update={"port": 0})) as listener:
+        assert (
+            listener.proto == socket.IPPROTO_TCP
+        )  # by this asyncio tells where to set TCP_NODELAY

@@ -153,7 +153,9 @@ def test_every_error_a_client_can_cause_has_a_row() -> None:
     internal = {
         cls.__name__ for cls in subclasses(FinLoRAError) if kind_of(cls("x")) is INTERNAL_ERROR
     }
-    assert internal == {"ConfigError", "BaseModelError", "AdapterError", "EngineError"}
+    assert internal == {
+        "ConfigError", "BaseModelError", "AdapterError", "EngineError", "RemoteError",
+    }  # fmt: skip
     assert all(issubclass(cls, FinLoRAError) for cls in ERRORS)
 
 

@@ -105,6 +105,7 @@ def test_keys_of_logit_bias_are_token_ids() -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
         ({"user": 5}, "user"),
         ({"top_k": -1}, "top_k"),
         ({"min_p": 1.5}, "min_p"),

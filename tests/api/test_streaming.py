@@ -125,6 +125,19 @@ def test_usage_comes_last_when_asked_for(client: openai.OpenAI) -> None:
     assert last.usage.total_tokens == last.usage.prompt_tokens + 20
 
 
+def test_usage_grows_along_when_asked_for(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    *parts, last = client.completions.create(
+        model="news", prompt=[PROMPT, "The"], n=2, max_tokens=9, stream=True, stream_options=options
+    )
+    usages = [part.usage for part in parts]
+    counts = [usage.completion_tokens for usage in usages if usage is not None]
+    assert len(counts) == len(parts)
+    assert counts == sorted(counts)
+    assert all(usage.total_tokens > usage.prompt_tokens > 0 for usage in usages if usage)
+    assert usages[-1] == last.usage
+
+
 def test_usage_stays_out_when_not_asked_for(http: httpx.Client) -> None:
     assert not any(b"usage" in frame for frame in frames(http))
 

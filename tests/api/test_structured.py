@@ -8,13 +8,16 @@ from typing import Any, Literal
 import httpx
 import jsonschema
 import openai
+import psutil
 import pytest
 from pydantic import BaseModel, Field
 
 from finlora.api.grammars import MAX_COMPILING, MAX_GRAMMARS, GrammarCache
+from finlora.config import Settings
 from finlora.engine.constraints import Grammar, GrammarKind
+from finlora.engine.grammar_process import MODULE
 from finlora.errors import EngineOverloadedError, InvalidSamplingParamsError
-from tests.api.live import LiveServer
+from tests.api.live import LiveServer, serving
 from tests.engine.test_guidance import COMPILER, HOSTILE, SCHEMA
 
 PROMPT = "Shares fell 4.2 percent. "
@@ -149,6 +152,22 @@ def test_a_server_outlives_hostile_grammars(client: openai.OpenAI, server: LiveS
         with pytest.raises(openai.BadRequestError):
             complete(client, guided_grammar=HOSTILE)
     assert complete(client, guided_regex=PATTERN)
+
+
+def checking_processes() -> set[psutil.Process]:
+    children = psutil.Process().children()
+    return {child for child in children if MODULE in child.cmdline()}
+
+
+def test_a_server_takes_its_process_along(settings: Settings) -> None:
+    before = checking_processes()
+    with serving(settings) as server:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            assert complete(client, guided_regex=PATTERN)
+        (started,) = checking_processes() - before
+        server.drain()
+        server.drain()  # as a signal and the end of the application do
+    assert psutil.wait_procs([started], timeout=60)[1] == []
 
 
 class Compiler:

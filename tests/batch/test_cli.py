@@ -1,5 +1,6 @@
 """`finlora batch` in process and by a server: the same answers as over HTTP."""
 
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,11 +137,15 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         main([str(source), "-o", str(tmp_path / "new.jsonl"), "--url", "x", "--threads", "1"])
 
 
-def test_a_server_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_server_that_is_gone_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source, output = write(tmp_path / "in.jsonl", [*GOOD]), tmp_path / "out.jsonl"
     with pytest.raises(RemoteError, match="does not answer"):
         main([str(source), "-o", str(output), "--url", "http://127.0.0.1:9"])
     assert output.read_bytes() == b""
+    gc.collect()
+    assert not caplog.records  # asyncio tells of errors that nobody looked at
 
 
 def test_a_key_in_the_environment_does_not_lock_the_process_out(

@@ -258,3 +258,10 @@ def test_the_list_shows_sources_and_licences(capsys: pytest.CaptureFixture[str])
         for source in task.sources:
             assert source.licence in told
             assert source.name in READERS
+
+
+def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [task["name"] for task in listed] == list(TASKS)
+    assert all(task["sources"][0]["licence"] for task in listed)

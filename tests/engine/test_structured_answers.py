@@ -14,6 +14,7 @@ from finlora.engine.sampling_params import SamplingParams
 from finlora.errors import InvalidSamplingParamsError
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import GREEDY, EngineUnderTest
+from tests.engine.requests import make_request
 from tests.engine.test_choice import mixed_rows
 from tests.engine.test_guidance import FACTS, SCHEMA, schema
 from tests.engine.test_parity import prompts
@@ -114,6 +115,18 @@ def test_the_end_is_allowed_only_where_the_answer_is_whole(
     output = engine.finish_one(prompts(1)[0], None, wants_to_end)
     assert output.text == "abab"
     assert output.finish_reason is FinishReason.STOP
+
+
+def test_an_end_token_that_the_base_does_not_have_is_left_out() -> None:
+    params = replace(DRAWN, grammar=regex("a?"))
+    request = replace(
+        make_request([5], params),
+        eos_token_ids=frozenset({2, 10**6}),
+        constraint=regex("a?").start(),
+    )
+    allowed = request.allowed_by_grammar()
+    assert len(allowed) == FACTS.vocab_size
+    assert allowed[2] == 1
 
 
 def test_an_answer_is_the_same_alone_in_a_batch_and_after_preemption(

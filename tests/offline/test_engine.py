@@ -202,6 +202,11 @@ def test_wrong_settings_are_named_before_anything_is_loaded() -> None:
         Engine("no-such-base", max_loras=-1)
 
 
+def test_a_context_too_short_for_anything_is_named(folders: Folders) -> None:
+    with pytest.raises(ConfigError, match="max_model_len is 8"):
+        Engine(str(folders.base), registry=folders.registry, device="cpu", max_model_len=8)
+
+
 def test_added_adapters_are_this_engines_own(engine: Engine, folders: Folders) -> None:
     assert engine.adapters == ["news"]
     assert engine.model == display_name(str(folders.base))

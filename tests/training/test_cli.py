@@ -238,3 +238,8 @@ def test_free_answers_are_judged_by_their_loss(config_file: Path, tmp_path: Path
     assert adapter.manifest.labels is None
     assert scores["loss"] < scores["bare_base_loss"] / 2
     assert f"{scores['loss']:.3f}" in (adapter.folder / "README.md").read_text()
+
+
+def test_the_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["news-sentiment"]["base_model"]

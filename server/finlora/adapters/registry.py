@@ -288,6 +288,8 @@ def _point(folder: Path, digest: str, staging: Path) -> None:
 
 
 def _check_format(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise AdapterError(f"the registry {folder} is not a folder")
     path = folder / FORMAT_FILE
     if not path.exists():
         return

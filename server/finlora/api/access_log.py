@@ -90,7 +90,7 @@ def fields_of(record: RequestRecord) -> dict[str, Any]:
     first = sequences[0] if sequences else None
     error, reason = _error(record)
     return {
-        "request_id": record.request_id or (first and first.request_id.rpartition("-")[0]),
+        "request_id": record.request_id,
         "trace_id": record.trace_id,
         "client": record.client,
         "method": record.method,

@@ -23,7 +23,7 @@ async def create_chat_completion(request: Request) -> Response:
     adapter = state.resolve(body.model)
     check_sampling_ids(state, body)
     prompt = await encode_chat(state, body.messages)
-    form = await demanded_form(state, body, max_tokens=body.max_output)
+    form = await demanded_form(state, body)
     room = state.engine.max_model_len - len(prompt.token_ids)
     max_tokens = max(room, 1) if body.max_output is None else body.max_output
     check_fits(state, prompt, max_tokens, "messages")

@@ -69,7 +69,7 @@ async def _answer(
         by_index = {index: output async for index, output in outputs}
     in_order = [by_index[index] for index in range(len(sequences))]
     data = [_classified(i, body, task, output) for i, output in enumerate(in_order)]
-    return Classification(**head, data=data, usage=usage_of(in_order))
+    return Classification(**head, data=data, usage=usage_of(by_index))
 
 
 def _classified(

@@ -26,7 +26,7 @@ async def create_completion(request: Request) -> Response:
     body = CompletionRequest.from_json(await read_body(request, state.settings.max_body_bytes))
     adapter = state.resolve(body.model)
     prompts = await encode_prompts(state, body)
-    form = await demanded_form(state, body, max_tokens=_sent_max_tokens(body))
+    form = await demanded_form(state, body)
     sequences = candidates(
         body,
         prompts,
@@ -46,10 +46,6 @@ async def create_completion(request: Request) -> Response:
             yield part
 
     return await stream(request, generation.frames("text_completion", parts))
-
-
-def _sent_max_tokens(body: CompletionRequest) -> int | None:
-    return body.max_tokens if "max_tokens" in body.model_fields_set else None
 
 
 def _builder(state: ServerState, body: CompletionRequest, candidate: Candidate) -> ChoiceBuilder:

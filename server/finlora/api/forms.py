@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from finlora.api.encoding import MAX_INLINE_CHARACTERS
+from finlora.api.protocol.body import require
 from finlora.api.protocol.sampling import SamplingRequest
 from finlora.api.state import ServerState
 from finlora.engine.constraints import Grammar, GrammarKind
@@ -20,21 +21,20 @@ class Form:
     grammar: Grammar | None = None
 
 
-async def demanded_form(
-    state: ServerState, body: SamplingRequest, *, max_tokens: int | None
-) -> Form:
-    """What the request demands; `max_tokens` is what it sent, if it did. Raises RequestError."""
+async def demanded_form(state: ServerState, body: SamplingRequest) -> Form:
+    """What the request demands. Raises RequestError."""
     wanted = body.form
     if wanted is None:
         return Form()
     if wanted.kind is not None:
         return Form(grammar=await _grammar(state, wanted.kind, wanted.source, wanted.param))
     tree = await label_tree(state.text_encoder, wanted.labels, wanted.param)
-    if max_tokens is not None and max_tokens < tree.max_tokens:
-        raise RequestError(
-            f"max_tokens must be at least {tree.max_tokens} here, or left out: the longest label "
-            f"of {wanted.param} takes {tree.max_tokens} tokens with its end token",
-            param="max_tokens",
+    for name in body.limits & body.model_fields_set:
+        require(
+            getattr(body, name) >= tree.max_tokens,
+            name,
+            f"must be at least {tree.max_tokens} here, or left out: the longest label of "
+            f"{wanted.param} takes {tree.max_tokens} tokens with its end token",
         )
     return Form(choice=tree)
 

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypedDict
 
@@ -41,12 +41,14 @@ def head_of(state: ServerState, model: str, adapter: Adapter | None, prefix: str
     }
 
 
-def usage_of(outputs: Sequence[RequestOutput], num_per_prompt: int = 1) -> Usage:
-    """Tokens by the last output of every sequence; sequences of one prompt share it."""
-    by_prompt = outputs[::num_per_prompt]
-    num_prompt = sum(output.num_prompt_tokens for output in by_prompt)
-    num_output = sum(output.num_output_tokens for output in outputs)
-    num_cached = sum(output.num_cached_tokens for output in by_prompt)
+def usage_of(outputs: Mapping[int, RequestOutput], num_per_prompt: int = 1) -> Usage:
+    """Tokens by the last output of every sequence so far; sequences of one prompt share it."""
+    by_prompt: dict[int, RequestOutput] = {}
+    for index in sorted(outputs):
+        by_prompt.setdefault(index // num_per_prompt, outputs[index])
+    num_prompt = sum(output.num_prompt_tokens for output in by_prompt.values())
+    num_output = sum(output.num_output_tokens for output in outputs.values())
+    num_cached = sum(output.num_cached_tokens for output in by_prompt.values())
     details = PromptTokensDetails(num_cached)
     return Usage(num_prompt, num_output, num_prompt + num_output, details)
 
@@ -72,9 +74,8 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """Tokens taken, once all sequences are done."""
-        last = [self._last_outputs[index] for index in range(len(self._sequences))]
-        return usage_of(last, self._body.num_candidates)
+        """Tokens taken so far."""
+        return usage_of(self._last_outputs, self._body.num_candidates)
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         """Outputs of all sequences with their index, as they come."""
@@ -109,18 +110,24 @@ class Generation:
 
     async def frames(self, kind: str, parts: Parts) -> AsyncGenerator[bytes]:
         """Server-sent events: one for each part that `parts` makes of an output."""
-        with_usage = self._body.includes_usage
         head = {"object": kind, **self.head}
-        # All frames but the last differ in their choice alone; the rest is encoded once.
+        # All frames begin alike; that is encoded once.
         before = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
-        after = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
         async with aclosing(self.outputs()) as outputs:
             async for index, output in outputs:
                 for part in parts(index, output):
-                    yield before + orjson.dumps(part) + after
-        if with_usage:
+                    yield before + orjson.dumps(part) + self._frame_end()
+        if self._body.includes_usage:
             yield frame_of({**head, "choices": [], "usage": self.usage})
         yield DONE
+
+    def _frame_end(self) -> bytes:
+        """What follows the choice of an event."""
+        options = self._body.stream_options
+        if options is None or not options.include_usage:
+            return b"]}\n\n"
+        usage = self.usage if options.continuous_usage_stats else None
+        return b'],"usage":' + orjson.dumps(usage) + b"}\n\n"
 
 
 async def answer_at_once(request: Request, answer: Coroutine[Any, Any, Any]) -> Response:

@@ -133,8 +133,9 @@ class ServerState:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.stop(self.settings.shutdown_seconds)
-        if self._grammars is not None:
-            self._grammars.close()
+        grammars, self._grammars = self._grammars, None
+        if grammars is not None:
+            grammars.close()
 
     def resolve(self, model: str) -> Adapter | None:
         """The adapter that a request's model names; None for the bare base.

@@ -74,8 +74,14 @@ class BatchRun:
 
     async def _wait(self) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            self._keep(task.result())
+        # All are looked at before the first error ends the run: no answer is lost.
+        results = await asyncio.gather(*done, return_exceptions=True)
+        for line in results:
+            if not isinstance(line, BaseException):
+                self._keep(line)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _send(self, request: BatchRequest) -> dict[str, Any]:
         for number in range(MAX_TRIES):

@@ -1,8 +1,10 @@
 """finlora data: which data FinLoRA's tasks are made of, and making their files."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from finlora.datasets.tasks import TASKS, Source, Task
 from finlora.errors import ConfigError
@@ -15,7 +17,7 @@ def main(argv: list[str]) -> int:
     """Run one command. Raises FinLoRAError."""
     args = parser().parse_args(argv)
     if args.command == "list":
-        return _list()
+        return _list(as_json=args.json)
     return _prepare(args)
 
 
@@ -23,7 +25,8 @@ def parser() -> Parser:
     """All commands with their options."""
     parser = Parser(prog="finlora data", description="Training and test files of FinLoRA's tasks.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="tasks, their sources and licences")
+    listing = commands.add_parser("list", help="tasks, their sources and licences")
+    listing.add_argument("--json", action="store_true", help="machine-readable output")
     prepare = commands.add_parser("prepare", help="make a task's files from its public sources")
     prepare.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     prepare.add_argument(
@@ -36,13 +39,25 @@ def parser() -> Parser:
     return parser
 
 
-def _list() -> int:
+def _list(*, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps([_facts(task) for task in TASKS.values()], indent=1) + "\n")
+        return 0
     for task in TASKS.values():
         sys.stdout.write(f"{task.name}: {task.train_file}, {task.test_file}\n")
         for source in task.sources:
             where = source.url or f"a folder with {source.needs}"
             sys.stdout.write(f"  {source.name}: {source.title} ({source.licence}), {where}\n")
     return 0
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    sources = [
+        {key: getattr(source, key) for key in ("name", "title", "licence", "url", "needs")}
+        for source in task.sources
+    ]
+    files = {"train_file": task.train_file, "test_file": task.test_file}
+    return {"name": task.name, **files, "sources": sources}
 
 
 def _prepare(args: argparse.Namespace) -> int:

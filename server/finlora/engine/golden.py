@@ -15,7 +15,7 @@ from finlora.bases.spec import BaseSpec
 from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
-from finlora.errors import BaseModelError
+from finlora.errors import BaseModelError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,15 @@ class GoldenCheck:
         return cls(token_ids, chosen.tolist())
 
     def verify(self, engine: LLMEngine) -> None:
-        """Run the same tokens through the engine. Raises BaseModelError when they disagree."""
+        """Run the same tokens through the engine.
+
+        Raises BaseModelError when they disagree, ConfigError when the engine has no room for them.
+        """
+        if engine.max_model_len < NUM_TOKENS:
+            raise ConfigError(
+                f"max_model_len is {engine.max_model_len}: with less than {NUM_TOKENS} the engine "
+                "cannot even check itself"
+            )
         params = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0)
         output = _run(engine, self.token_ids, params)
         served = [entry.logprob for entry in output.prompt_logprobs or () if entry is not None]

@@ -110,7 +110,7 @@ class GuidedAnswer:
         _check(self._matcher)
         for token_id in self._eos_token_ids:
             mask[token_id] = 0
-        if not any(mask) and not self.may_end:
+        if mask.count(0) == len(mask) and not self.may_end:
             raise _invalid("no token of this base can go on with it")
         return mask
 

@@ -165,8 +165,10 @@ class Request:
         assert self.constraint is not None
         allowed = self.constraint.allowed()
         if self.constraint.may_end:
+            # An adapter's manifest may name ids that this base does not have.
             for token_id in self.eos_token_ids:
-                allowed[token_id] = 1
+                if 0 <= token_id < len(allowed):
+                    allowed[token_id] = 1
         return allowed
 
     @property

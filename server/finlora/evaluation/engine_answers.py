@@ -1,10 +1,9 @@
 """Asks the serving engine in this process."""
 
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 
 from prometheus_client import CollectorRegistry
 
@@ -15,11 +14,13 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
 from finlora.engine.factory import build_engine
 from finlora.engine.llm_engine import LLMEngine
-from finlora.engine.request import Request, RequestOutput
+from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import ChoiceTree
+from finlora.errors import FinLoRAError
 from finlora.evaluation.answers import GENERATED_TOKENS, Question, Reply
 from finlora.metrics import Metrics
+from finlora.offline.runner import Job, Runner
 from finlora.prompts import PromptTemplate, TextEncoder, encode_prompt
 
 BASE = "base"  # what the bare base is called, besides its own name
@@ -58,26 +59,26 @@ class EngineAnswers:
         self.concurrency = settings.max_num_seqs
         self.stats = engine.stats
         self._engine = engine
+        self._runner = Runner(engine, max_queued=self.concurrency)
         self._adapters = adapters
         self._settings = settings
         self._encoder = TextEncoder(engine.tokenizer)
-        self._trees: dict[tuple[str, ...], SamplingParams] = {}
-        self._loaded = threading.Event()
-        engine.adapters.on_loaded = self._loaded.set
+        self._scoring: dict[tuple[str, ...], SamplingParams] = {}
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
-        """(index, reply) as they come. Raises the FinLoRAError of the first that fails."""
-        waiting = iter(enumerate(questions))
-        started: dict[str, float] = {}
-        try:
-            while self._fill(waiting, started):
-                for output in self._step():
-                    index = int(output.request_id)
-                    seconds = time.perf_counter() - started.pop(output.request_id)
-                    yield index, self._reply(questions[index], output, seconds)
-        finally:
-            for request_id in started:
-                self._engine.abort_request(request_id)
+        """(index, reply) in order. Raises the FinLoRAError of the first that fails."""
+        started: deque[float] = deque()
+
+        def jobs() -> Iterator[Job]:
+            for question in questions:
+                started.append(time.perf_counter())
+                yield self._job(question)
+
+        for index, output in enumerate(self._runner.stream(jobs())):
+            if isinstance(output, FinLoRAError):
+                raise output
+            seconds = time.perf_counter() - started.popleft()
+            yield index, self._reply(questions[index], output, seconds)
 
     def describe(self) -> dict[str, str]:
         """What answers."""
@@ -87,41 +88,19 @@ class EngineAnswers:
             "quantization": str(self._settings.quantization),
         }
 
-    def _fill(self, waiting: Iterator[tuple[int, Question]], started: dict[str, float]) -> int:
-        """Keep the batch full; how many questions are being answered."""
-        for index, question in islice(waiting, self.concurrency - len(started)):
-            request = self._request(str(index), question)
-            started[request.request_id] = time.perf_counter()
-            self._engine.add_request(request)
-        return len(started)
-
-    def _step(self) -> list[RequestOutput]:
-        self._loaded.clear()
-        outputs = self._engine.step()
-        for output in outputs:
-            if output.error is not None:
-                raise output.error
-        if self._engine.last_step_was_idle and not outputs:
-            self._loaded.wait()
-        return outputs
-
-    def _request(self, request_id: str, question: Question) -> Request:
-        return self._engine.make_request(
-            request_id,
-            encode_prompt(self._engine.tokenizer, question.prompt),
-            self._params(question.labels),
-            adapter=self._adapter(question.model),
-        )
+    def _job(self, question: Question) -> Job:
+        prompt = encode_prompt(self._engine.tokenizer, question.prompt)
+        return Job(prompt, self._params(question.labels), self._adapter(question.model))
 
     def _params(self, labels: tuple[str, ...]) -> SamplingParams:
         if not labels:
             return GREEDY
-        if labels not in self._trees:
+        if labels not in self._scoring:
             tree = ChoiceTree([self._encoder.encode_target(label) for label in labels])
-            self._trees[labels] = SamplingParams(
+            self._scoring[labels] = SamplingParams(
                 max_tokens=tree.max_tokens, temperature=0, logprobs=0, choice=tree
             )
-        return self._trees[labels]
+        return self._scoring[labels]
 
     def _adapter(self, model: str) -> Adapter | None:
         return None if _is_base(model, self._settings.model) else self._adapters[model]

@@ -11,7 +11,7 @@ from finlora.evaluation.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Of one outcome. Latency is that of a row beside the others in its batch."""
+    """Of one outcome. Latency is that of a row among those asked at the same time."""
 
     seconds: float
     rows_per_second: float

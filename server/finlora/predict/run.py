@@ -113,6 +113,12 @@ class Run:
             self._chunk, self._num_bad = [], 0
         self._written = time.monotonic()
 
+    def _fraction(self, num_rows: int) -> float | None:
+        """The share of the input that is answered: rows that are only read ahead do not count."""
+        read = self._source.fraction()
+        num_read = num_rows + len(self._read)
+        return None if read is None else read * num_rows / max(num_read, 1)
+
     def _standing(self, now: float) -> Standing:
         mark = self._output.mark
         num_rows = mark.num_rows + len(self._chunk)
@@ -120,7 +126,7 @@ class Run:
             num_rows=num_rows,
             num_new=num_rows - self._first_row,
             num_bad=mark.num_bad + self._num_bad,
-            fraction=self._source.fraction(),
+            fraction=self._fraction(num_rows),
             first_fraction=self._first_fraction,
             seconds=now - self._started,
         )

@@ -12,6 +12,7 @@ from finlora.errors import ConfigError
 from finlora.evaluation.test_sets import TASKS
 from finlora.quality.arms import ARMS
 from finlora.quality.plan import DEFAULT, FULL, QUICK, Plan
+from finlora.usage import Parser
 
 OPTIONS = (
     "model", "data_dir", "arms", "seeds", "max_train_rows", "max_test_rows", "num_epochs", "device",
@@ -20,7 +21,7 @@ OPTIONS = (
 
 def main(argv: list[str]) -> int:
     """Measure and report. Raises FinLoRAError; what was measured before is kept."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     plan = _plan(args)
     # Imported here: it brings torch, which --help and a missing file do not need.
     from finlora.quality.experiment import Experiment
@@ -43,8 +44,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """The options of `finlora quality`."""
+    parser = Parser(
         prog="finlora quality",
         description="Train and serve the same adapters on 16 bits and on NF4, and compare. Goes on "
         "where it was stopped: everything measured is kept in the work folder.",

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     options = parser()
     args = options.parse_args(argv)
     if args.list:
-        return _list(args.config)
+        return _list(args.config, as_json=args.json)
     if args.name is None:
         options.error("which configuration? `--list` shows them")
     config = load_config(args.name, args.config, _overrides(args))
@@ -71,6 +71,7 @@ def parser() -> Parser:
         help="restore: bring the base back to 16 bits, without labels; it has options of its own",
     )
     add("--list", action="store_true", help="show the configurations")
+    add("--json", action="store_true", help="with --list: machine-readable output")
     add("--config", type=Path, default=SHIPPED_CONFIGS, help="JSON or YAML file of configurations")
     add("--base-model", help="embedded base, local folder or hub id")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
@@ -103,7 +104,10 @@ def _share(text: str) -> float:
     return share
 
 
-def _list(file: Path) -> int:
+def _list(file: Path, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps(read_configs(file), indent=1, default=str) + "\n")
+        return 0
     for name, fields in read_configs(file).items():
         sys.stdout.write(f"{name:32} {fields.get('description', '')}\n")
     return 0

@@ -160,7 +160,9 @@ def _train(
     def on_step(step: Step) -> None:
         progress.step(step)
         stopped = team.any(order.stopped())
-        if team.leads and (stopped or step.number % config.checkpoint_steps == 0):
+        # Also after the last: judging takes minutes, in which the run may be killed.
+        is_due = step.number % config.checkpoint_steps == 0 or step.number == step.num_steps
+        if team.leads and (stopped or is_due):
             _save(checkpoints, trainer, progress)
         if stopped:
             raise RunStoppedError(

@@ -16,6 +16,7 @@ from finlora.engine.sampling_params import MAX_LOGPROBS
 class ChatRequest(SamplingRequest):
     """The body of POST /v1/chat/completions."""
 
+    limits: ClassVar = frozenset({"max_completion_tokens", "max_tokens"})
     refused: ClassVar = {
         "tools": NO_TOOLS,
         "functions": NO_TOOLS,

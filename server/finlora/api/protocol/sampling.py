@@ -1,6 +1,6 @@
 """What completions and chats share: how tokens are chosen, and what form the answer has."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,11 +36,17 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     include_usage: Annotated[bool, Field(description="a last event has the usage")] = False
+    continuous_usage_stats: Annotated[
+        bool, Field(description="so has every other, with the usage so far")
+    ] = False
     include_obfuscation: Annotated[bool, Field(description="may only be false")] = False
 
 
 class SamplingRequest(RequestBody):
     """A request for generated text."""
+
+    # The names under which the number of tokens can be limited.
+    limits: ClassVar[frozenset[str]] = frozenset({"max_tokens"})
 
     model: Annotated[ModelName, Field(description="base or adapter")]
     temperature: Annotated[float, Field(ge=0, le=2, description="0 takes the likeliest token")] = (
@@ -143,6 +149,11 @@ class SamplingRequest(RequestBody):
             options is None or not options.include_obfuscation,
             "stream_options",
             "include_obfuscation is not supported: frames are not padded",
+        )
+        require(
+            options is None or options.include_usage or not options.continuous_usage_stats,
+            "stream_options",
+            "continuous_usage_stats needs include_usage: true",
         )
         if self.structured_outputs is not None:
             has_form = bool(form_of("", self.structured_outputs))

@@ -172,7 +172,7 @@ class Row {
     this.node = element(
       "tr",
       {},
-      element("th", { scope: "row" }, text, element("span", { class: "differ" }, "models differ")),
+      element("th", { scope: "row" }, element("span", { class: "text", title: text }, text), element("span", { class: "differ" }, "models differ")),
       ...[...this.cells.values()].map((cell) => cell.node),
     );
   }

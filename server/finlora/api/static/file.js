@@ -160,7 +160,7 @@ export class FilePanel {
       element(
         "tr",
         {},
-        element("th", { scope: "row" }, row[chosen] ?? ""),
+        element("th", { scope: "row" }, element("span", { class: "text" }, row[chosen] ?? "")),
         ...models.map((model) => resultCell(model, this.#labelling.rows[index])),
       ),
     );

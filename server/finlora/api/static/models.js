@@ -59,9 +59,11 @@ export class Models {
     for (const { labels, value } of scrape.of("finlora_adapter_resident")) {
       if (value && tiers.get(labels.adapter) !== "slot") tiers.set(labels.adapter, labels.tier);
     }
+    // The metrics name a bounded number of adapters; of the others nothing is known.
+    const absent = tiers.has("_other") ? "" : "disk";
     for (const item of byId("models").children) {
       const badge = item.querySelector(".tier");
-      if (badge) setText(badge, tiers.get(item.dataset.model) ?? "disk");
+      if (badge) setText(badge, tiers.get(item.dataset.model) ?? absent);
     }
   }
 
