@@ -14,11 +14,11 @@ from finlora.bases.spec import LinearShape
 from finlora.bench.roofline import measure_rates
 from finlora.threads import set_threads
 from finlora.training.allocator import keep_freed_memory
-from finlora.training.batches import Example, collate
+from finlora.training.batches import Example, collate, micro_batches
 from finlora.training.evaluation import ValidationRows
 from finlora.training.restore import load_weights
 from finlora.training.trainer import Step, Trainer
-from finlora.training.workshop import attach_layers, choose_attention, load_for_training
+from finlora.training.workshop import attach_layers, load_for_training
 from loadtest.training.material import Material, read_material
 from loadtest.training.measurement import Measurement, StepClock, peak_bytes
 
@@ -30,7 +30,6 @@ def measure(material: Material) -> Measurement:
     layers = attach_layers(base, config)
     settings = parse_config((material.initial / CONFIG_FILE).read_bytes())
     load_weights(layers, settings, (material.initial / WEIGHTS_FILE).read_bytes(), base.spec)
-    choose_attention(base, max(row.num_tokens for row in material.rows))
     trainer = Trainer(base.model, layers, config)
 
     def on_step(_: Step) -> None:
@@ -57,8 +56,8 @@ def measure(material: Material) -> Measurement:
 
 
 def _computed(step: list[Example]) -> int:
-    batch = collate(step, torch.device("cpu"))
-    return len(batch.prefix) + batch.input_ids.numel()
+    cpu = torch.device("cpu")
+    return sum(len(collate(part, cpu).input_ids) for part in micro_batches(step, cpu))
 
 
 def matmul_flops(dtype: torch.dtype) -> float:

@@ -1,6 +1,8 @@
 """Rows as token ids, and batches of rows of like length that share their first tokens."""
 
+import math
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,9 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import TextEncoder, encode_prompt
+from finlora.training.packed_attention import Packing
 
 POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
 MIN_SHARED_TOKENS = 4
+# Of rows computed together, shared ones once. More are no faster on a CPU, and the backward pass
+# keeps more of them.
+MAX_CPU_TOKENS = 512
 
 T = TypeVar("T")
 
@@ -36,11 +42,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows side by side, padded on the right, where a causal model never looks."""
+    """The tokens that all rows start with, then what follows in each row, padded on the right,
+    where a causal model never looks."""
 
-    prefix: Tensor  # [P]: tokens that all rows start with, computed once
-    input_ids: Tensor  # [B, L]: what follows in each row
-    positions: Tensor  # [N]: indices into [B * L] whose next token is a target
+    input_ids: Tensor  # [P + B * L]
+    packing: Packing
+    positions: Tensor  # [N]: indices into input_ids whose next token is a target
     targets: Tensor  # [N]
     rows: Tensor  # [N]: the row of each target
     weights: Tensor  # [N]: of each target in the loss
@@ -126,15 +133,29 @@ def in_chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
     return (list(items[i : i + size]) for i in range(0, len(items), size))
 
 
+def micro_batches(examples: Sequence[Example], device: torch.device) -> list[list[Example]]:
+    """A batch in parts of like size, each small enough to be computed at once."""
+    shared = _num_shared([example.context for example in examples])
+    rows = rows_at_once(max(map(_length, examples)), device, num_shared=shared)
+    num_parts = math.ceil(len(examples) / rows)
+    return list(in_chunks(examples, math.ceil(len(examples) / num_parts)))
+
+
+def rows_at_once(num_tokens: int, device: torch.device, *, num_shared: int = 0) -> int:
+    """How many rows of this length are computed together, when so many tokens are shared."""
+    if device.type == "cuda":
+        return sys.maxsize
+    return max(1, (MAX_CPU_TOKENS - num_shared) // (num_tokens - num_shared))
+
+
 def collate(
     examples: Sequence[Example],
     device: torch.device,
     *,
     pad_token_id: int = 0,
-    share_prefix: bool = True,
 ) -> Batch:
     """Put examples side by side."""
-    shared = _num_shared([example.context for example in examples]) if share_prefix else 0
+    shared = _num_shared([example.context for example in examples])
     # The last token of a target is predicted, never read.
     inputs = [(example.context + example.target)[shared:-1] for example in examples]
     length = max(map(len, inputs))
@@ -143,15 +164,17 @@ def collate(
     rows: list[int] = []
     weights: list[float] = []
     for row, example in enumerate(examples):
-        first = row * length + len(example.context) - shared - 1
+        first = row * length + len(example.context) - 1
         positions += range(first, first + len(example.target))
         targets += example.target
         rows += [row] * len(example.target)
         weights += [example.weight] * len(example.target)
-    padded = [ids + [pad_token_id] * (length - len(ids)) for ids in inputs]
+    packed = examples[0].context[:shared]
+    for ids in inputs:
+        packed = packed + ids + [pad_token_id] * (length - len(ids))
     return Batch(
-        prefix=_tensor(examples[0].context[:shared], device),
-        input_ids=_tensor(padded, device),
+        input_ids=_tensor(packed, device),
+        packing=Packing(shared, len(examples), length),
         positions=_tensor(positions, device),
         targets=_tensor(targets, device),
         rows=_tensor(rows, device),
@@ -176,5 +199,5 @@ def _length(example: Example) -> int:
     return example.num_tokens
 
 
-def _tensor(values: Iterable[int] | list[list[int]], device: torch.device) -> Tensor:
+def _tensor(values: Iterable[int], device: torch.device) -> Tensor:
     return torch.tensor(list(values), dtype=torch.long, device=device)

@@ -4,6 +4,7 @@ from typing import Any
 
 from finlora.threads import set_threads
 from finlora.training.allocator import keep_freed_memory
+from finlora.training.batches import rows_at_once
 from finlora.training.estimates import activation_bytes, seconds_per_token
 from finlora.training.preparation import load_dataset
 from finlora.training.progress import memory_bytes
@@ -54,7 +55,9 @@ def _estimate(order: Order, workshop: Workshop, tokens_per_epoch: int) -> dict[s
     by_length = sorted(workshop.examples.whole, key=lambda example: example.num_tokens)
     middle = max(0, (len(by_length) - config.batch_size) // 2)
     seconds = seconds_per_token(model, by_length[middle : middle + config.batch_size])
-    activations = activation_bytes(model, by_length[-1]) * config.batch_size
+    longest = by_length[-1]
+    num_rows = min(config.batch_size, rows_at_once(longest.num_tokens, model.device))
+    activations = activation_bytes(model, longest) * num_rows
     return {
         "memory_bytes_without_activations": memory_bytes()
         + OPTIMIZER_BYTES * workshop.num_trainable,

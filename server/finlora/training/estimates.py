@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finlora.training.batches import Example, collate
+from finlora.training.batches import Example, collate, micro_batches
 from finlora.training.forward import target_logprobs
 
 
@@ -42,7 +42,8 @@ def seconds_per_token(model: PreTrainedModel, examples: list[Example]) -> float:
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
-        (-target_logprobs(model, collate(examples, model.device)).sum()).backward()
+        for part in micro_batches(examples, model.device):
+            (-target_logprobs(model, collate(part, model.device)).sum()).backward()
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         seconds = time.perf_counter() - started

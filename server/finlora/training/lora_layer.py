@@ -14,6 +14,7 @@ from finlora.bases.dequantization import served_weight
 from finlora.bases.spec import BaseSpec, LinearShape
 from finlora.training.config import Init
 from finlora.training.initialization import initial_matrices
+from finlora.training.lora_product import lora_product
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,23 @@ class TrainableLoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        y: Tensor = self.base(x)
-        dropped = F.dropout(x, self.settings.dropout, self.training)
-        hidden = F.linear(dropped, self.a.to(x.dtype)).flatten(0, -2)
-        scaled = (self.b * self.settings.scaling).to(x.dtype)
-        updated = torch.addmm(y.flatten(0, -2), hidden, scaled.T).view_as(y)
+        updated = self._updated(x)
         if self.magnitude is None:
             return updated
         gain = (self.magnitude / self._row_norms()).to(x.dtype)
         bias = getattr(self.base, "bias", None)
         return gain * updated if bias is None else gain * (updated - bias) + bias
+
+    def _updated(self, x: Tensor) -> Tensor:
+        scaling = self.settings.scaling
+        dropout = self.settings.dropout if self.training else 0.0
+        if type(self.base) is nn.Linear and not dropout:
+            weight, bias = self.base.weight, self.base.bias
+            return lora_product(x, weight, bias, self.a, self.b, scaling)
+        y: Tensor = self.base(x)
+        hidden = F.linear(F.dropout(x, dropout), self.a.to(x.dtype)).flatten(0, -2)
+        scaled = (self.b * scaling).to(x.dtype)
+        return torch.addmm(y.flatten(0, -2), hidden, scaled.T).view_as(y)
 
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's names for what was learned."""

@@ -18,6 +18,7 @@ from finlora.training.batches import (
     in_chunks,
     in_random_order,
     length_grouped,
+    micro_batches,
 )
 from finlora.training.config import Metric, TrainingConfig
 from finlora.training.evaluation import Evaluation
@@ -236,11 +237,13 @@ class Trainer:
 
     def _backward(self, examples: list[Example], weight: float) -> float:
         """Every target token of a step weighs by its row, whatever micro-batch it is in."""
-        # A prefix computed once needs its keys and values kept, which checkpointing forbids.
-        batch = collate(examples, self._model.device, share_prefix=not self._blocks)
-        loss: Tensor = -(target_logprobs(self._model, batch) * batch.weights).sum() / weight
-        loss.backward()
-        return loss.item()
+        total = 0.0
+        for part in micro_batches(examples, self._model.device):
+            batch = collate(part, self._model.device)
+            loss: Tensor = -(target_logprobs(self._model, batch) * batch.weights).sum() / weight
+            loss.backward()
+            total += loss.item()
+        return total
 
     def _set_training(self, mode: bool) -> None:
         # The base stays in eval mode: its own dropout is none of ours. Blocks look at their own

@@ -9,18 +9,16 @@ from finlora.config import Quantization
 from finlora.datasets.rows import Split
 from finlora.errors import ConfigError
 from finlora.model import LoadedBase, load_base
-from finlora.training.batches import ExampleEncoder
+from finlora.training.batches import ExampleEncoder, rows_at_once
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.estimates import activation_bytes, free_bytes
 from finlora.training.eva import start_from_activations
+from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
 from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
 from finlora.training.restore import load_weights
 from finlora.training.widen import check_double_quantised, widen
 
-# Up to here plain attention beats the fused CPU kernel, whose backward pass alone takes a fifth of
-# a step of 80-token rows; its memory grows with the square.
-MAX_EAGER_TOKENS = 512
 MAX_ACTIVATIONS_SHARE = 0.6  # of what is free once the base is loaded
 
 
@@ -61,7 +59,6 @@ def prepare(
     weights = answer_weights(split.train, config)
     examples = encode_rows(split.train, encoder, max_tokens, weights)
     valid = encode_rows(split.valid, encoder, max_tokens)
-    choose_attention(base, examples.max_tokens)
     if config.init_lora_weights == "eva":
         start_from_activations(base.model, layers, examples.whole)
     checkpointing = _needs_checkpointing(config, base, examples)
@@ -74,20 +71,16 @@ def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
     if config.quantization is Quantization.NF4:
         check_double_quantised(base.model)
         widen(base.model, base.compute_dtype)
+    fuse(base.model)
     return base
-
-
-def choose_attention(base: LoadedBase, max_tokens: int) -> None:
-    """The faster one for rows of this length."""
-    if base.device.type == "cpu" and max_tokens <= MAX_EAGER_TOKENS:
-        base.model.set_attn_implementation("eager")
 
 
 def _needs_checkpointing(config: TrainingConfig, base: LoadedBase, examples: Examples) -> bool:
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
     longest = max(examples.whole, key=lambda example: example.num_tokens)
-    needed = activation_bytes(base.model, longest) * config.batch_size
+    num_rows = min(config.batch_size, rows_at_once(longest.num_tokens, base.device))
+    needed = activation_bytes(base.model, longest) * num_rows
     return needed > MAX_ACTIVATIONS_SHARE * free_bytes(base.device)
 
 

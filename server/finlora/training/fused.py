@@ -1,0 +1,123 @@
+"""RMSNorm and gated SiLU as one operation each, with one backward pass: the same numbers.
+
+Written as autograd has it, each is four to six operations that all keep what they read. On a CPU
+that is a sixth of a small base's step and a fifth of what its backward pass keeps.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+MATCHING_ROWS = 3  # random ones, on which a replacement must agree with what it replaces
+
+
+class _RMSNormProduct(torch.autograd.Function):
+    """y = w * x / rms(x) for a frozen w; the division in float32 (arXiv 1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).to(x.dtype) * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        unit = x.float() * inverse
+        dy = (gradients[0] * weight).float()
+        # The part of dy along x changes no direction: it is divided out.
+        along = (dy * unit).mean(-1, keepdim=True)
+        return dy.sub_(unit.mul_(along)).mul_(inverse).to(x.dtype), None, None
+
+
+class _GatedSiLU(torch.autograd.Function):
+    """y = silu(gate) * up; silu(gate) is computed again rather than kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        dy = gradients[0]
+        d_gate = torch.ops.aten.silu_backward(dy * up, gate)
+        return d_gate, F.silu(gate).mul_(dy)
+
+
+class FusedRMSNorm(nn.Module):
+    """As Llama's."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight: Tensor = norm.weight
+        self.eps: float = norm.variance_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> the same shape."""
+        return _RMSNormProduct.apply(x, self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class FusedMLP(nn.Module):
+    """As Llama's; its layers keep their names, so adapters find them."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_proj: nn.Module = mlp.gate_proj
+        self.up_proj: nn.Module = mlp.up_proj
+        self.down_proj: nn.Module = mlp.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> the same shape."""
+        gated: Tensor = _GatedSiLU.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        return self.down_proj(gated)  # type: ignore[no-any-return]
+
+
+# What a module must have to be tried.
+_NORM_PARTS = {"weight", "variance_epsilon"}
+_MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def fuse(model: nn.Module) -> int:
+    """Replace what agrees on random rows with one of the above; returns how many were.
+
+    Others, Gemma's for instance, stay as they are. Weights must be frozen.
+    """
+    verdicts: dict[type[nn.Module], bool] = {}
+    replaced = 0
+    for name, module, replacement in list(_candidates(model)):
+        if type(module) not in verdicts:
+            verdicts[type(module)] = _agrees(module, replacement)
+        if verdicts[type(module)]:
+            model.set_submodule(name, replacement)
+            replaced += 1
+    return replaced
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    kinds: list[tuple[set[str], Callable[[Any], nn.Module]]] = [
+        (_NORM_PARTS, FusedRMSNorm),
+        (_MLP_PARTS, FusedMLP),
+    ]
+    for name, module in model.named_modules():
+        for parts, fused in kinds:
+            if all(hasattr(module, part) for part in parts):
+                yield name, module, fused(module)
+
+
+@torch.no_grad()
+def _agrees(module: Any, replacement: nn.Module) -> bool:
+    first = module.weight if hasattr(module, "weight") else module.gate_proj.weight
+    width = len(first) if first.dim() == 1 else module.gate_proj.in_features
+    generator = torch.Generator().manual_seed(0)
+    dtype = first.dtype if first.is_floating_point() else torch.bfloat16
+    rows = torch.randn(MATCHING_ROWS, width, generator=generator).to(first.device, dtype)
+    return torch.allclose(module(rows), replacement(rows), rtol=1e-3, atol=1e-5)
