@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-tools check format docs bench-peers bench-train quality \
+.PHONY: help serve test test-slow test-tools clients check format docs bench-peers bench-train quality \
 	loadtest capacity clean
 
 help:  ## List the targets
@@ -33,11 +33,15 @@ serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, AR
 # Small models gain nothing from more threads, and threads that wait for each other at every operation
 # make a run on a busy machine many times slower.
 test test-slow: export OMP_NUM_THREADS = 1
-test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
+test: clients  ## Install everything and run the tests, with branch coverage
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov --cov-report=term $(ARGS)
 
-test-slow: $(VENV)/.dev  ## The tests that take minutes
+test-slow: clients  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Their versions are not all ours, so they have an environment of their own.
+clients: $(VENV)/.dev  ## Install other people's clients for the tests (says so where it cannot)
+	@.ci/clients $(BIN)/python $(VENV)-clients
 
 # Each is a Debian package and the command that it brings.
 TEST_TOOLS = chromium prometheus
@@ -74,7 +78,7 @@ quality: $(VENV)/.dev  ## NF4 with an adapter beside 16 bits with one (ARGS='--d
 
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev
+	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev $(VENV)-clients/.created
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(NEEDS)")'
