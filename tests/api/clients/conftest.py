@@ -57,3 +57,15 @@ def example(language: str, word: str) -> Block:
     """The one documented example that has this word."""
     (found,) = [block for block in blocks(DOCUMENT, language) if word in block.code]
     return found
+
+
+def ours(block: Block, url: str, **others: str) -> str:
+    """The example with our server and models in place of the documented ones, and other parts."""
+    code = block.code
+    names = {"smollm2-135m-instruct": "tiny-llama", "news-sentiment": "news"}
+    for name, value in names.items():
+        code = code.replace(name, value)
+    for name, value in {"http://localhost:8000": url, **others}.items():
+        assert name in code
+        code = code.replace(name, value)
+    return code

@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 
-from tests.api.clients.conftest import FOLDER, Run, example
+from tests.api.clients.conftest import FOLDER, Run, example, ours
 from tests.api.live import LiveServer
 
 PROMPT = "Shares fell 4.2 percent."
@@ -47,12 +47,5 @@ def test_all_calls(client: openai.OpenAI, server: LiveServer, run: Run) -> None:
 
 
 def test_the_documented_example(server: LiveServer, run: Run) -> None:
-    code = example("python", "langchain_openai").code
-    for name, ours in {
-        "http://localhost:8000": server.url,
-        "smollm2-135m-instruct": "tiny-llama",
-        "news-sentiment": "news",
-    }.items():
-        assert name in code
-        code = code.replace(name, ours)
+    code = ours(example("python", "langchain_openai"), server.url)
     assert "sentiment=" in run("python", "-c", code)

@@ -16,7 +16,7 @@ from finlora.evaluation.runner import evaluate
 from finlora.evaluation.test_sets import load_test_set
 from finlora.model import best_dtype
 from tests.api.clients.conftest import FOLDER, Run, example
-from tests.api.live import LiveServer
+from tests.api.live import LiveServer, serving
 from tests.docs.blocks import ROOT
 
 LABELS = ("negative", "neutral", "positive")
@@ -46,6 +46,12 @@ def own_outcome(server: LiveServer, model: str, file: Path) -> Outcome:
     return outcome
 
 
+def arguments(server: LiveServer, model: str, **others: Any) -> str:
+    """For the program: how lm-eval reaches the server."""
+    url, max_length = f"{server.url}/v1/completions", server.state.engine.max_model_len
+    return json.dumps({"model": model, "base_url": url, "max_length": max_length, **others})
+
+
 def check_agreement(found: dict[str, Any], outcome: Outcome) -> None:
     """The same probabilities, so the same label in every row that is no tie, and so on."""
     exact = best_dtype(torch.device("cpu")) is torch.float32
@@ -69,16 +75,32 @@ def test_labels_and_accuracy_are_our_own(
     server: LiveServer, settings: Settings, run: Run, tmp_path: Path
 ) -> None:
     write_task(tmp_path, 30)
-    remote = {
-        "model": "news",
-        "base_url": f"{server.url}/v1/completions",
-        "max_length": server.state.engine.max_model_len,
-    }
-    local = remote | {"tokenizer": settings.model, "num_concurrent": 4}
-    as_text = local | {"tokenized_requests": False}
-    runs = [json.dumps(arguments) for arguments in (remote, local, as_text)]
+    tokenizer = {"tokenizer": settings.model, "num_concurrent": 4}
+    runs = (
+        arguments(server, "news"),
+        arguments(server, "news", **tokenizer),
+        arguments(server, "news", **tokenizer, tokenized_requests=False),
+    )
     answers = json.loads(run("python", SCRIPT, "headlines", str(tmp_path), *runs))
     outcome = own_outcome(server, "news", tmp_path / "stripped.jsonl")
     assert len({*outcome.predicted}) > 1
     for found in answers:
         check_agreement(found, outcome)
+
+
+@pytest.mark.slow
+def test_a_shipped_adapter_does_as_well(run: Run, tmp_path: Path) -> None:
+    write_task(tmp_path, 60)
+    settings = Settings(
+        registry=ROOT / "adapters_registry", device="cpu", max_model_len=256, max_loras=2
+    )
+    with serving(settings) as server:
+        runs = arguments(server, "news-sentiment", num_concurrent=4)
+        (found,) = json.loads(run("python", SCRIPT, "headlines", str(tmp_path), runs))
+        stripped, whole = (
+            own_outcome(server, "news-sentiment", tmp_path / name)
+            for name in ("stripped.jsonl", "rows.jsonl")
+        )
+    check_agreement(found, stripped)
+    # Adapters that have seen both forms lose next to nothing by the space that lm-eval moves.
+    assert found["accuracy"] == pytest.approx(sum(whole.hits) / len(whole.hits), abs=0.05)

@@ -1,6 +1,8 @@
 """The openai package beyond single answers: asyncio, retries, timeouts, keys, request ids."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from finlora.config import Settings
+from tests.api.clients.conftest import example, ours
 from tests.api.live import MAX_MODEL_LEN, LiveServer, serving
 
 PROMPT = "The bank raised its outlook after"
@@ -149,3 +152,11 @@ def test_keys_are_the_packages_own(settings: Settings) -> None:
             assert refused.value.code == "invalid_api_key"
         with openai.OpenAI(base_url=url, api_key="secret", max_retries=0) as known:
             assert known.chat.completions.create(messages=MESSAGES, **GREEDY).choices
+
+
+def test_the_documented_example(server: LiveServer) -> None:
+    code = ours(example("python", "from openai import OpenAI"), server.url)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
