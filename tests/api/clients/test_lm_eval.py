@@ -1,6 +1,8 @@
 """lm-eval, by echo and log-probabilities, finds the labels and accuracy of our own scoring."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from finlora.evaluation.outcome import Outcome
 from finlora.evaluation.runner import evaluate
 from finlora.evaluation.test_sets import load_test_set
 from finlora.model import best_dtype
-from tests.api.clients.conftest import FOLDER, Run, example
+from tests.api.clients.conftest import FOLDER, Run, example, ours
 from tests.api.live import LiveServer, serving
 from tests.docs.blocks import ROOT
 
@@ -86,6 +88,18 @@ def test_labels_and_accuracy_are_our_own(
     assert len({*outcome.predicted}) > 1
     for found in answers:
         check_agreement(found, outcome)
+
+
+@pytest.mark.slow
+def test_the_documented_command(server: LiveServer, run: Run, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    write_task(tasks, 10)
+    command = ours(example("bash", "lm_eval run"), server.url).replace("\\\n", " ")
+    found = re.search(r"\|acc *\|↑ *\| *([\d.]+)\|", run(*shlex.split(command)))
+    assert found is not None
+    outcome = own_outcome(server, "news", tasks / "stripped.jsonl")
+    assert float(found[1]) == pytest.approx(sum(outcome.hits) / len(outcome.hits), abs=0.11)
 
 
 @pytest.mark.slow

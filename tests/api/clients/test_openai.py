@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from pydantic import SecretStr
@@ -84,19 +83,19 @@ def test_a_full_server_is_asked_again_when_it_said_so(
     """The client waits for as long as Retry-After says, and its second attempt is answered."""
     hog = client.completions.create(n=128, stream=True, **LONG)
     next(hog)
-    answers: list[tuple[float, httpx.Response]] = []
+    answers: list[tuple[float, Any]] = []
     attempts: list[tuple[float, str]] = []
 
-    def on_request(request: httpx.Request) -> None:
+    def on_request(request: Any) -> None:
         attempts.append((time.monotonic(), request.headers["x-stainless-retry-count"]))
 
-    def on_response(response: httpx.Response) -> None:
+    def on_response(response: Any) -> None:
         answers.append((time.monotonic(), response))
         hog.close()
 
     hooks: Any = {"request": [on_request], "response": [on_response]}
     with (
-        httpx.Client(event_hooks=hooks, timeout=60) as transport,
+        openai.DefaultHttpxClient(event_hooks=hooks) as transport,
         openai.OpenAI(
             base_url=f"{server.url}/v1", api_key="none", max_retries=10, http_client=transport
         ) as patient,
@@ -111,9 +110,10 @@ def test_a_full_server_is_asked_again_when_it_said_so(
 
 
 def test_an_error_that_asking_again_cannot_mend_is_not_repeated(server: LiveServer) -> None:
-    attempts: list[httpx.Request] = []
+    attempts: list[Any] = []
+    hooks: Any = {"request": [attempts.append]}
     with (
-        httpx.Client(event_hooks={"request": [attempts.append]}) as transport,
+        openai.DefaultHttpxClient(event_hooks=hooks) as transport,
         openai.OpenAI(
             base_url=f"{server.url}/v1", api_key="none", max_retries=5, http_client=transport
         ) as client,
@@ -136,7 +136,7 @@ def test_a_client_that_waits_no_longer_ends_its_request(
     client: openai.OpenAI, server: LiveServer
 ) -> None:
     client.models.list()  # the connection stands
-    hasty = client.with_options(timeout=httpx.Timeout(60, read=0.001))
+    hasty = client.with_options(timeout=openai.Timeout(60, read=0.001))
     with pytest.raises(openai.APITimeoutError):
         hasty.completions.create(n=64, **LONG)
     server.wait_until_idle()
