@@ -1,8 +1,8 @@
 """Which servers a load may be put on: those of this machine, unless another is asked for."""
 
-import ipaddress
 from urllib.parse import urlsplit
 
+from finlora.loopback import is_loopback
 from loadtest.errors import LoadTestError
 
 
@@ -17,13 +17,3 @@ def check_target(url: str, *, allow_remote: bool) -> str:
     if not allow_remote and not is_loopback(parts.hostname):
         raise LoadTestError(f"{parts.hostname} is not this machine; --allow-remote lets it be one")
     return url.rstrip("/").removesuffix("/v1")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine by its form alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,12 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from finlora.config import Quantization
 from finlora.model import LoadedBase, load_base
-from tests.tiny_models import build, tokenizer
-from tests.training.rows import write_rows
+from tests.tiny_models import build
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +24,3 @@ def load(base_folder: Path) -> Callable[..., LoadedBase]:
         return load_base(str(base_folder), quantization, device="cpu", dtype=dtype, training=True)
 
     return get
-
-
-@pytest.fixture(scope="session")
-def fast() -> PreTrainedTokenizerFast:
-    return tokenizer()
-
-
-@pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")

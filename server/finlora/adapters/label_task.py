@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finlora.adapters.adapter import Adapter
+from finlora.adapters.adapter import Adapter, Manifest
 from finlora.errors import RequestError
 from finlora.prompts import PromptTemplate
 
@@ -30,26 +30,20 @@ class LabelTask:
         The calibration belongs to the adapter's own labels and template: others have none.
         Raises RequestError: neither the caller nor the manifest has labels, or a template.
         """
-        manifest = None if adapter is None else adapter.manifest
-        if labels is None:
-            labels = None if manifest is None else manifest.labels
-        if template is None and manifest is not None and manifest.prompt_template is not None:
-            template = PromptTemplate(manifest.prompt_template)
+        manifest = Manifest() if adapter is None else adapter.manifest
+        chosen = manifest.labels if labels is None else list(labels)
+        text = manifest.prompt_template if template is None else template.text
         model = "the base" if adapter is None else adapter.name
-        if labels is None:
+        if chosen is None:
             raise RequestError(f"labels: {model} has none of its own, so name them", param="labels")
-        if template is None:
+        if text is None:
             raise RequestError(
                 f"template: {model} has none of its own, so give one with {{input}} in it",
                 param="template",
             )
-        own = (
-            manifest is not None
-            and list(labels) == manifest.labels
-            and template.text == manifest.prompt_template
-        )
-        temperature = manifest.temperature if own and manifest is not None else None
-        return cls(tuple(labels), template, temperature or 1.0)
+        is_own = chosen == manifest.labels and text == manifest.prompt_template
+        temperature = manifest.temperature if is_own else None
+        return cls(tuple(chosen), PromptTemplate(text), temperature or 1.0)
 
     def probabilities(self, logprobs: Sequence[float]) -> list[float]:
         """P(label | text) for each label; they add up to 1.

@@ -1,7 +1,6 @@
 """Who may ask: a key on every router but the open ones, and no open server by accident."""
 
 import hmac
-import ipaddress
 
 from fastapi import Request
 from pydantic import SecretStr
@@ -10,6 +9,7 @@ from finlora.api.errors import AdministrationDisabledError, AuthenticationError
 from finlora.api.state import server_state
 from finlora.config import Settings
 from finlora.errors import ConfigError
+from finlora.loopback import is_loopback
 
 
 def check_exposure(settings: Settings) -> None:
@@ -22,7 +22,7 @@ def check_exposure(settings: Settings) -> None:
             "the admin key is the API key: give FINLORA_ADMIN_KEY a value of its own, or leave it "
             "out to switch administration off"
         )
-    if settings.api_key is None and not settings.insecure and not _is_loopback(settings.host):
+    if settings.api_key is None and not settings.insecure and not is_loopback(settings.host):
         raise ConfigError(
             f"{settings.host} is reachable from other machines and there is no API key: "
             "set FINLORA_API_KEY, or give --insecure to serve everybody"
@@ -64,13 +64,4 @@ def _check_bearer(request: Request, key: SecretStr, kind: str) -> None:
 def _is_local(request: Request) -> bool:
     """Whether the connection came in on a loopback address or a Unix socket."""
     server = request.scope.get("server")
-    return server is not None and (server[1] is None or _is_loopback(server[0]))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return server is not None and (server[1] is None or is_loopback(server[0]))

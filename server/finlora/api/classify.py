@@ -15,7 +15,6 @@ from finlora.api.sequences import Candidate, run_all
 from finlora.api.state import ServerState, server_state
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
-from finlora.engine.structured import ChoiceTree
 from finlora.prompts import PromptTemplate
 
 router = APIRouter()
@@ -33,19 +32,9 @@ async def classify(request: Request) -> Response:
     prompts = await encode_inputs(state, task.template, body.input)
     for i, prompt in enumerate(prompts):
         check_fits(state, prompt, max(tree.num_branches, tree.max_tokens), f"input.{i}")
-    params = _params(tree)
+    params = SamplingParams.scoring(tree, takes_likeliest_label=True)
     sequences = [Candidate(i, 0, prompt, params) for i, prompt in enumerate(prompts)]
     return await answer_at_once(request, _answer(state, body, adapter, task, sequences))
-
-
-def _params(tree: ChoiceTree) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=tree.max_tokens,
-        temperature=0,
-        logprobs=0,
-        choice=tree,
-        takes_likeliest_label=True,
-    )
 
 
 async def _answer(

@@ -14,15 +14,14 @@ from finlora.batch.clients import in_process, remote
 from finlora.batch.requests import ENDPOINTS, Line, read_lines
 from finlora.batch.responses import ResponseFile
 from finlora.batch.run import BatchRun, Tally
-from finlora.config import load_settings
 from finlora.errors import ConfigError
 from finlora.failures import ExitCode
-from finlora.flags import ENGINE_SETTINGS, add_settings_flags
+from finlora.flags import add_settings_flags
 from finlora.predict.progress import View, watched
+from finlora.predict.where import SETTINGS, engine_settings, server_key
 from finlora.usage import Parser
 
 CONCURRENCY = 64
-SETTINGS = ("registry", "strict", *ENGINE_SETTINGS)
 
 
 def main(argv: list[str]) -> int:
@@ -86,14 +85,9 @@ async def _run(
 
 
 def _connection(args: argparse.Namespace) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-    given = {name: getattr(args, name) for name in SETTINGS}
     if args.url is None:
-        return in_process(load_settings(**given))
-    useless = [name for name in SETTINGS if given[name] is not None]
-    if useless:
-        raise ConfigError(f"--{useless[0].replace('_', '-')} is for the engine here, not for --url")
-    key = load_settings().api_key
-    return remote(args.url, None if key is None else key.get_secret_value(), args.concurrency)
+        return in_process(engine_settings(args))
+    return remote(args.url, server_key(args), args.concurrency)
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -78,13 +78,7 @@ def assemble(
     groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
-    slots = LoRASlots(
-        groups,
-        max_loras=settings.max_loras,
-        max_rank=settings.max_lora_rank,
-        dtype=base.compute_dtype,
-        device=str(base.device),
-    )
+    slots = _slots(base, groups, settings)
     members = siblings.install(base.model, groups, partial(_adapt, slots, settings.max_loras))
     rows = StepRows()
     if settings.wide_copies:
@@ -97,23 +91,11 @@ def assemble(
         max_rank=settings.max_lora_rank,
         dtype=base.compute_dtype,
     )
-    adapters: AdapterCache[AdapterWeights] = AdapterCache(
-        loader,
-        slots.write,
-        max_loras=settings.max_loras,
-        max_bytes=settings.adapter_cache_bytes,
-        observer=LoggedAdapters(metrics),
-    )
+    adapters = _adapter_cache(loader, slots, settings, metrics)
     engine = LLMEngine(
         EngineParts(
             runner=ModelRunner(base.model, kv_cache, slots, rows),
-            scheduler=Scheduler(
-                memory,
-                adapters,
-                max_num_seqs=settings.max_num_seqs,
-                max_num_batched_tokens=settings.max_num_batched_tokens,
-                max_logits_rows=MAX_LOGITS_ROWS,
-            ),
+            scheduler=_scheduler(memory, adapters, settings),
             memory=memory,
             adapters=adapters,
             tokenizer=base.tokenizer.backend_tokenizer,
@@ -126,6 +108,40 @@ def assemble(
     )
     golden.verify(engine)
     return engine
+
+
+def _slots(base: LoadedBase, groups: list[LayerGroup], settings: Settings) -> LoRASlots:
+    return LoRASlots(
+        groups,
+        max_loras=settings.max_loras,
+        max_rank=settings.max_lora_rank,
+        dtype=base.compute_dtype,
+        device=str(base.device),
+    )
+
+
+def _adapter_cache(
+    loader: LoRALoader, slots: LoRASlots, settings: Settings, metrics: Metrics
+) -> AdapterCache[AdapterWeights]:
+    return AdapterCache(
+        loader,
+        slots.write,
+        max_loras=settings.max_loras,
+        max_bytes=settings.adapter_cache_bytes,
+        observer=LoggedAdapters(metrics),
+    )
+
+
+def _scheduler(
+    memory: KVMemory, adapters: AdapterCache[AdapterWeights], settings: Settings
+) -> Scheduler:
+    return Scheduler(
+        memory,
+        adapters,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_logits_rows=MAX_LOGITS_ROWS,
+    )
 
 
 def _adapt(slots: LoRASlots, max_loras: int, layer: nn.Module, group: LayerGroup) -> nn.Module:

@@ -133,9 +133,7 @@ def replace_packed_layers(model: nn.Module) -> int:
     """Put a PackedLinear in place of every packed layer; how many there were."""
     names = [name for name, module in model.named_modules() if _is_packed(module)]
     for name in names:
-        parent, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, attribute, PackedLinear.of(getattr(owner, attribute)))
+        model.set_submodule(name, PackedLinear.of(model.get_submodule(name)))  # type: ignore[arg-type]
     return len(names)
 
 

@@ -36,6 +36,19 @@ class SamplingParams:
     grammar: Grammar | None = None  # the answer is a text of it
     stream: bool = False  # False: one RequestOutput at the end
 
+    @classmethod
+    def scoring(
+        cls, choice: ChoiceTree, *, takes_likeliest_label: bool = False
+    ) -> "SamplingParams":
+        """For the probabilities of all labels."""
+        return cls(
+            max_tokens=choice.max_tokens,
+            temperature=0,
+            logprobs=0,
+            choice=choice,
+            takes_likeliest_label=takes_likeliest_label,
+        )
+
     def __post_init__(self) -> None:
         self._check("max_tokens", self.max_tokens >= 0, "must be at least 0")
         self._check("temperature", 0 <= self.temperature <= 100, "must be from 0 to 100")

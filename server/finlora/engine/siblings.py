@@ -177,14 +177,9 @@ def install(
         )
         adapted = adapt(joined, group)
         if len(group.names) == 1:
-            _put(model, group.names[0], adapted)
+            model.set_submodule(group.names[0], adapted)
             continue
         shared = SharedOutput(adapted, group)
         for index, name in enumerate(group.names):
-            _put(model, name, Sibling(shared, index))
+            model.set_submodule(name, Sibling(shared, index))
     return members
-
-
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)

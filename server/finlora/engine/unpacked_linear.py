@@ -125,11 +125,9 @@ class UnpackedLinear(nn.Module):
 def replace_unpacked_layers(model: nn.Module) -> int:
     """Put an UnpackedLinear in place of every layer that has one's form; bytes its scales add."""
     num_bytes = 0
-    for name in [name for name, module in model.named_modules() if _fits(module)]:
-        parent, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        layer = getattr(owner, attribute)
-        setattr(owner, attribute, unpacked := UnpackedLinear.of(layer))
+    for name, layer in [(name, m) for name, m in model.named_modules() if _fits(m)]:
+        unpacked = UnpackedLinear.of(layer)
+        model.set_submodule(name, unpacked)
         num_bytes += unpacked.scales.nbytes - sum(s.nbytes for s in stored_scales(layer))
     return num_bytes
 

@@ -97,9 +97,7 @@ class EngineAnswers:
             return GREEDY
         if labels not in self._scoring:
             tree = ChoiceTree([self._encoder.encode_target(label) for label in labels])
-            self._scoring[labels] = SamplingParams(
-                max_tokens=tree.max_tokens, temperature=0, logprobs=0, choice=tree
-            )
+            self._scoring[labels] = SamplingParams.scoring(tree)
         return self._scoring[labels]
 
     def _adapter(self, model: str) -> Adapter | None:

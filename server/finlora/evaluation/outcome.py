@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finlora.evaluation.answers import Reply
+from finlora.evaluation.test_sets import TestSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,21 @@ class Outcome:
     predicted: tuple[str | None, ...]  # None: the answer named no label
     replies: tuple[Reply, ...]
     seconds: float  # wall time of all rows
+
+    @classmethod
+    def of(
+        cls, model: str, test_set: TestSet, replies: Sequence[Reply], seconds: float
+    ) -> "Outcome":
+        """What the replies, one for each row, say of the test set."""
+        return cls(
+            model=model,
+            test_set=test_set.name,
+            labels=test_set.labels,
+            expected=tuple(row.target for row in test_set.rows),
+            predicted=tuple(choose(reply, test_set.labels) for reply in replies),
+            replies=tuple(replies),
+            seconds=seconds,
+        )
 
     @property
     def hits(self) -> list[bool]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from finlora.evaluation.answers import Answerer, Mode, Question, Reply
-from finlora.evaluation.outcome import Outcome, choose
+from finlora.evaluation.outcome import Outcome
 from finlora.evaluation.test_sets import TestSet
 
 Advance = Callable[[str], None]  # told of every row that is done, with what it belongs to
@@ -35,13 +35,4 @@ def _evaluate(
         replies[index] = reply
         advance(f"{model} on {test_set.name}")
     seconds = time.perf_counter() - started
-    ordered = tuple(replies[i] for i in range(len(questions)))
-    return Outcome(
-        model=model,
-        test_set=test_set.name,
-        labels=test_set.labels,
-        expected=tuple(row.target for row in test_set.rows),
-        predicted=tuple(choose(reply, test_set.labels) for reply in ordered),
-        replies=ordered,
-        seconds=seconds,
-    )
+    return Outcome.of(model, test_set, [replies[i] for i in range(len(questions))], seconds)

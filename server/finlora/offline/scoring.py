@@ -23,7 +23,7 @@ def choice_logprobs(
 
     One pass over the context gives all of them; they are not renormalised.
     """
-    params = SamplingParams(max_tokens=choice.max_tokens, temperature=0, logprobs=0, choice=choice)
+    params = SamplingParams.scoring(choice)
     jobs = (c if isinstance(c, FinLoRAError) else Job(c, params, adapter) for c in contexts)
     for output in runner.stream(jobs):
         yield output if isinstance(output, FinLoRAError) else output.choice_logprobs or ()

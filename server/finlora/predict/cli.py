@@ -6,10 +6,8 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from finlora.adapters.arguments import comma_separated
-from finlora.config import load_settings
-from finlora.errors import ConfigError
 from finlora.failures import ExitCode
-from finlora.flags import ENGINE_SETTINGS, add_settings_flags
+from finlora.flags import add_settings_flags
 from finlora.predict.columns import AddedColumns, text_column
 from finlora.predict.destination import Destination
 from finlora.predict.formats import STANDARD_STREAM, Format, format_of
@@ -17,9 +15,8 @@ from finlora.predict.labeller import Labeller, Question, local_labeller
 from finlora.predict.progress import watched
 from finlora.predict.run import Run, Tally
 from finlora.predict.sources import open_source
+from finlora.predict.where import SETTINGS, engine_settings, server_key
 from finlora.usage import Parser
-
-SETTINGS = ("registry", "strict", *ENGINE_SETTINGS)
 
 
 def main(argv: list[str]) -> int:
@@ -82,18 +79,14 @@ def _destination(args: argparse.Namespace, input_kind: Format) -> Destination:
 
 
 def _labeller(args: argparse.Namespace) -> AbstractContextManager[Labeller]:
-    given = {name: getattr(args, name) for name in SETTINGS}
     labels = None if args.labels is None else tuple(args.labels)
     question = Question(args.adapter, labels, args.template)
     if args.url is None:
-        return local_labeller(load_settings(**given), question)
-    useless = [name for name in SETTINGS if given[name] is not None]
-    if useless:
-        raise ConfigError(f"--{useless[0].replace('_', '-')} is for the engine here, not for --url")
+        return local_labeller(engine_settings(args), question)
+    key = server_key(args)
     from finlora.predict.remote import remote_labeller
 
-    key = load_settings().api_key
-    return remote_labeller(args.url, None if key is None else key.get_secret_value(), question)
+    return remote_labeller(args.url, key, question)
 
 
 def _summary(tally: Tally, output: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from finlora.adapters.adapter import Adapter
 from finlora.config import Quantization
 from finlora.evaluation.answers import Reply
-from finlora.evaluation.outcome import Outcome, choose
+from finlora.evaluation.outcome import Outcome
 from finlora.evaluation.test_sets import TestSet
 
 FORMAT_VERSION = 1
@@ -46,16 +46,8 @@ class ResultStore:
         found = self.facts(subject, test_set.sha256)
         if found is None:
             return None
-        replies = tuple(Reply("", tuple(row), 0, 0, 0.0) for row in found["probabilities"])
-        return Outcome(
-            model=name,
-            test_set=test_set.name,
-            labels=test_set.labels,
-            expected=tuple(row.target for row in test_set.rows),
-            predicted=tuple(choose(reply, test_set.labels) for reply in replies),
-            replies=replies,
-            seconds=found["seconds"],
-        )
+        replies = [Reply("", tuple(row), 0, 0, 0.0) for row in found["probabilities"]]
+        return Outcome.of(name, test_set, replies, found["seconds"])
 
     def keep(self, outcome: Outcome, subject: Subject, test_set: TestSet) -> None:
         """Remember an outcome whose labels were scored."""

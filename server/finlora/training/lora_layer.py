@@ -109,11 +109,9 @@ def attach(
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for name in names:
-        parent, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        base = getattr(owner, attribute)
+        base = model.get_submodule(name)
         layers[name] = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
-        setattr(owner, attribute, layers[name])
+        model.set_submodule(name, layers[name])
     return layers
 
 

@@ -48,8 +48,7 @@ def widen(model: PreTrainedModel, dtype: torch.dtype) -> bool:
     if not on_cpu or not layers or needed > MAX_MEMORY_SHARE * available:
         return False
     for name, layer in layers.items():
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, _widened(layer, dtype))
+        model.set_submodule(name, _widened(layer, dtype))
     logger.info("dequantised %d layers once, %d MB", len(layers), needed // 1_000_000)
     return True
 
