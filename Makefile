@@ -33,15 +33,13 @@ serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, AR
 # Small models gain nothing from more threads, and threads that wait for each other at every operation
 # make a run on a busy machine many times slower.
 test test-slow: export OMP_NUM_THREADS = 1
-test: clients  ## Install everything and run the tests, with branch coverage
+test: $(VENV)-clients/.created  ## Install everything and run the tests, with branch coverage
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov --cov-report=term $(ARGS)
 
-test-slow: clients  ## The tests that take minutes
+test-slow: $(VENV)-clients/.created  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# Their versions are not all ours, so they have an environment of their own.
-clients: $(VENV)/.dev  ## Install other people's clients for the tests (says so where it cannot)
-	@.ci/clients $(BIN)/python $(VENV)-clients
+clients: $(VENV)-clients/.created  ## Install other people's clients, which some tests run
 
 # Each is a Debian package and the command that it brings.
 TEST_TOOLS = chromium prometheus
@@ -97,4 +95,16 @@ $(VENV)/.loadtest: $(VENV)/.serve
 
 $(VENV)/.dev: $(VENV)/.serve
 	$(PIP) -e '.[dev,bench,eval,loadtest,otel,train]'
+	@touch $@
+
+# Clients do not agree with all of our versions. So they lie in front of the packages above, which they
+# find but do not change.
+CLIENTS = tests/api/clients/requirements.txt
+BENEATH = from sysconfig import get_path as path; print(path("purelib"), \
+	file=open(path("purelib", vars={"base": "$(@D)"}) + "/beneath.pth", "w"))
+$(VENV)-clients/.created: $(CLIENTS) constraints.txt $(VENV)/.created | $(VENV)/.dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	@$(BIN)/python -c '$(BENEATH)'
+	$(@D)/bin/python -m pip install -c constraints.txt -r $(CLIENTS)
 	@touch $@
