@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 NEEDS := finlora needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ...
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-tools check format docs bench-peers bench-train quality \
+.PHONY: help serve test test-slow test-tools clients check format docs bench-peers bench-train quality \
 	loadtest capacity clean
 
 help:  ## List the targets
@@ -33,11 +33,13 @@ serve: $(VENV)/.serve  ## Install what serving needs and serve (HOST=, PORT=, AR
 # Small models gain nothing from more threads, and threads that wait for each other at every operation
 # make a run on a busy machine many times slower.
 test test-slow: export OMP_NUM_THREADS = 1
-test: $(VENV)/.dev  ## Install everything and run the tests, with branch coverage
+test: $(VENV)-clients/.created  ## Install everything and run the tests, with branch coverage
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' --cov --cov-report=term $(ARGS)
 
-test-slow: $(VENV)/.dev  ## The tests that take minutes
+test-slow: $(VENV)-clients/.created  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+clients: $(VENV)-clients/.created  ## Install other people's clients, which some tests run
 
 # Each is a Debian package and the command that it brings.
 TEST_TOOLS = chromium prometheus
@@ -74,7 +76,7 @@ quality: $(VENV)/.dev  ## NF4 with an adapter beside 16 bits with one (ARGS='--d
 
 clean:  ## Remove what tools left behind; the next target installs again
 	rm -rf build dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev
+	rm -f $(VENV)/.created $(VENV)/.serve $(VENV)/.loadtest $(VENV)/.dev $(VENV)-clients/.created
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(NEEDS)")'
@@ -93,4 +95,16 @@ $(VENV)/.loadtest: $(VENV)/.serve
 
 $(VENV)/.dev: $(VENV)/.serve
 	$(PIP) -e '.[dev,bench,eval,loadtest,otel,train]'
+	@touch $@
+
+# Clients do not agree with all of our versions. So they lie in front of the packages above, which they
+# find but do not change.
+CLIENTS = tests/api/clients/requirements.txt
+BENEATH = from sysconfig import get_path as path; print(path("purelib"), \
+	file=open(path("purelib", vars={"base": "$(@D)"}) + "/beneath.pth", "w"))
+$(VENV)-clients/.created: $(CLIENTS) constraints.txt $(VENV)/.created | $(VENV)/.dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	@$(BIN)/python -c '$(BENEATH)'
+	$(@D)/bin/python -m pip install -c constraints.txt -r $(CLIENTS)
 	@touch $@

@@ -16,15 +16,7 @@ ADMIN_KEY = "admin-key"
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps quantised bases out of the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FINLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="session")
-def settings(cache: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("api")
     model = tiny_models.build("llama", folder / "tiny-llama")
     spec = base_spec(str(model))
