@@ -11,6 +11,7 @@ from finlora.training.batches import (
     by_length,
     collate,
     length_grouped,
+    micro_batches,
 )
 from finlora.training.packed_attention import Packing
 from tests.training.rows import make_rows
@@ -86,3 +87,18 @@ def test_a_single_row_shares_nothing() -> None:
     batch = collate([Example([5, 6, 7, 8, 9], [20])], CPU)
     assert batch.packing == Packing(num_shared=0, num_rows=1, row_length=5)
     assert batch.input_ids.tolist() == [5, 6, 7, 8, 9]
+
+
+def test_a_batch_is_computed_in_parts_of_like_size() -> None:
+    def parts(num_rows: int, shared: int, own: int) -> list[int]:
+        rows = [Example([5] * shared + [i] * own, [6]) for i in range(num_rows)]
+        batch = micro_batches(rows, CPU)
+        assert [row for part in batch for row in part] == rows
+        return [len(part) for part in batch]
+
+    assert parts(16, 20, 20) == [16]
+    assert parts(16, 20, 50) == [8, 8]  # 20 + 16 * 51 > 512
+    assert parts(16, 0, 60) == [8, 8]
+    assert parts(5, 0, 200) == [2, 2, 1]
+    assert parts(2, 0, 2000) == [1, 1]
+    assert len(micro_batches([Example([5] * 900, [6])] * 16, torch.device("cuda"))) == 1

@@ -24,7 +24,7 @@ LENGTH = 32
 
 @pytest.fixture
 def pair(base_folder: Path) -> Pair:
-    return load_pair(str(base_folder), rank=4, seed=0, device="cpu", length=LENGTH)
+    return load_pair(str(base_folder), rank=4, seed=0, device="cpu")
 
 
 def sequences(seed: int) -> list[torch.Tensor]:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from finlora.config import Quantization
 from finlora.model import LoadedBase, load_base
+from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach, plain_weight
+from finlora.training.packed_attention import use_packed_attention
 from finlora.training.widen import check_double_quantised, widen
-
-MAX_EAGER_TOKENS = 512  # as in training: up to here plain attention is faster on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Pair:
             yield from (layer.a, layer.b)
 
 
-def load_pair(model: str, *, rank: int, seed: int, device: str, length: int) -> Pair:
+def load_pair(model: str, *, rank: int, seed: int, device: str) -> Pair:
     """Load both; the student starts as the bare quantised base. Raises BaseModelError."""
     teacher = load_base(model, Quantization.NONE, device=device, training=True)
     student = load_base(model, Quantization.NF4, device=device, training=True)
     check_double_quantised(student.model)
     widen(student.model, student.compute_dtype)
     for base in (teacher, student):
-        if base.device.type == "cpu" and length <= MAX_EAGER_TOKENS:
-            base.model.set_attn_implementation("eager")
+        use_packed_attention(base.model)
+        fuse(base.model)
     settings = LoRASettings(rank=rank, alpha=float(rank))
     names = list(student.spec.linear_layers)
     layers = attach(student.model, student.spec, names, settings, seed=seed)

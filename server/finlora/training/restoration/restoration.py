@@ -52,9 +52,7 @@ class Restoration:
         self._corpus = load_corpus(order.texts, order.held_out)
         report(f"loading {order.model} twice: in 16 bits and in NF4")
         rank = max(order.ranks)
-        self._pair = load_pair(
-            order.model, rank=rank, seed=order.seed, device=order.device, length=order.length
-        )
+        self._pair = load_pair(order.model, rank=rank, seed=order.seed, device=order.device)
         self._batches = _batches(order, self._corpus, self._pair)
         self._fidelities: dict[str, Fidelity] = {}
         self._start = self._closed_form(rank)
