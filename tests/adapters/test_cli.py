@@ -1,6 +1,5 @@
 """finlora adapters, as a user calls it."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -25,6 +24,7 @@ from tests.adapters.peft_folders import (
     save_adapter,
     write_tensors,
 )
+from tests.adapters.registries import tree_hash
 from tests.tiny_models import build
 
 VARIANTS = {"lora": "other_r4", "rslora": "other_r4_rslora", "dora": "other_r4_dora"}
@@ -42,14 +42,6 @@ def environment(
 def run_json(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> Any:
     assert cli.main([*map(str, argv), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
-
-
-def tree_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        digest.update(f"{path.relative_to(folder)}\n".encode())
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

@@ -66,6 +66,7 @@ def test_every_label_has_its_exact_probability(client: openai.OpenAI, model: str
 
 
 def test_both_names_say_the_same(client: openai.OpenAI) -> None:
+    complete(client)  # so that both find the prompt in the prefix cache
     extra = {"guided_choice": LABELS}
     older = client.completions.create(
         model="news", prompt=PROMPT, temperature=0, logprobs=2, extra_body=extra
@@ -90,7 +91,9 @@ def test_draws_of_many_prompts(client: openai.OpenAI) -> None:
     assert [choice.index for choice in both] == list(range(12))
     assert {choice.text for choice in both} <= {*LABELS}
     assert len({choice.text for choice in both}) > 1
-    assert all(probabilities(c) == pytest.approx(probabilities(both[0])) for c in both[:6])
+    # A float32 product depends on its number of rows in the last bits.
+    first = pytest.approx(probabilities(both[0]), rel=1e-4)
+    assert all(probabilities(choice) == first for choice in both[:6])
     assert probabilities(both[0]) != pytest.approx(probabilities(both[6]))
     alone = complete(client, prompt="Shares fell", **(fields | {"seed": 5})).choices[0]
     assert alone.text == both[8].text

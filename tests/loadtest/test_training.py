@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finlora.training.batches import Example
-from loadtest.training import report
+from loadtest.training import memory, report
 from loadtest.training.material import main as make_material
 from loadtest.training.material import read_material
 from loadtest.training.measurement import Measurement, StepClock, peak_bytes
@@ -98,3 +98,19 @@ def test_both_loops_from_nothing_to_a_picture(
     assert record["ratio"]["value"] > 0
     assert all(len(m["losses"]) == 4 for found in record["rounds"].values() for m in found)
     assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_is_measured_and_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = build("llama", tmp_path / "base")
+    monkeypatch.setattr(memory, "CASES", [memory.Case(4, 24, use_dora=True)])
+    assert memory.main(["--model", str(folder)]) == 0
+    measured, computed = capsys.readouterr().out.split("\n\n")
+    title, tokens, _, ready, peak = measured.splitlines()[2].strip("| ").split(" | ")
+    assert (title, tokens) == ("NF4 + DoRA", "24")
+    assert 100 < int(ready.replace(",", "")) <= int(peak.replace(",", ""))
+    # 6.98 of its 8.03 billion weights are in linear layers.
+    nf4, _, plain = computed.strip().splitlines()[2:]
+    assert nf4.startswith("| NF4 | 3.60 | 2.10 |")
+    assert plain.startswith("| 16 bits | 13.96 | 2.10 |")
