@@ -1,4 +1,4 @@
-"""Registries that were damaged, copied into, or are none: told what is wrong; the rest is served."""
+"""Registries that were damaged, copied into, or are none at all: told why; the rest is served."""
 
 from pathlib import Path
 
