@@ -96,6 +96,11 @@ def test_one_text_is_a_list_of_one(http: httpx.Client) -> None:
     assert row["label"] == classify(http)["data"][0]["label"]
 
 
+def test_what_only_the_client_needs_is_taken(http: httpx.Client) -> None:
+    told = classify(http, user="me", metadata={"desk": "rates"})["data"]
+    assert told[0]["label"] == classify(http)["data"][0]["label"]
+
+
 def test_labels_and_template_are_the_adapters_own(http: httpx.Client, server: LiveServer) -> None:
     own = {"labels": LABELS, "prompt_template": TEMPLATE, "temperature": 3.0}
     with described(server, "calibrated", **own):

@@ -44,6 +44,14 @@ def test_the_answer_is_openais(client: openai.OpenAI) -> None:
     assert answer.usage.prompt_tokens_details is not None
 
 
+def test_metadata_is_taken_and_bounded(http: httpx.Client) -> None:
+    body = {"model": "news", "prompt": PROMPT, "max_tokens": 1, "metadata": {"desk": "rates"}}
+    assert http.post("/v1/completions", json=body).status_code == 200
+    too_much = http.post("/v1/completions", json=body | {"metadata": {"desk": "x" * 513}})
+    assert too_much.status_code == 400
+    assert too_much.json()["error"]["param"] == "metadata"
+
+
 def test_each_model_answers_its_own_way(client: openai.OpenAI) -> None:
     answers = {model: text_of(client, model) for model in ("tiny-llama", "news", "tweets")}
     assert len(set(answers.values())) == 3

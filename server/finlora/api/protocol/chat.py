@@ -48,10 +48,6 @@ class ChatRequest(SamplingRequest):
     response_format: Annotated[
         ResponseFormat | None, Field(description="the form of the answer")
     ] = None
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
-        Field(max_length=16, description="accepted and ignored"),
-    ] = None
     store: Annotated[bool, Field(description="may only be false")] = False
     modalities: Annotated[
         list[Literal["text"]] | None, Field(max_length=1, description="may only be text")

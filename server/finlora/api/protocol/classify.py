@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from finlora.api.protocol.body import RequestBody, require
 from finlora.api.protocol.fields import MAX_CHOICES as MAX_LABELS
-from finlora.api.protocol.fields import CacheSalt, Label, ModelName, UserName
+from finlora.api.protocol.fields import CacheSalt, Label, Metadata, ModelName, UserName
 from finlora.api.protocol.usage import Usage
 from finlora.prompts import INPUT_FIELD
 
@@ -57,6 +57,7 @@ class ClassifyRequest(RequestBody):
         CacheSalt, Field(description="other salts never share cached prefixes")
     ] = ""
     user: Annotated[UserName | None, Field(description="accepted and ignored")] = None
+    metadata: Annotated[Metadata | None, Field(description="accepted and ignored")] = None
 
     def check(self) -> None:
         """What no field can tell alone."""

@@ -44,4 +44,8 @@ LogitBias: TypeAlias = Annotated[
 Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_CHARACTERS)]
 Labels: TypeAlias = Annotated[list[Label], Field(min_length=1, max_length=MAX_CHOICES)]
 UserName: TypeAlias = Annotated[str, Field(max_length=1024)]
+Metadata: TypeAlias = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
 CacheSalt: TypeAlias = Annotated[str, Field(max_length=256)]

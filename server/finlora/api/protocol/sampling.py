@@ -11,6 +11,7 @@ from finlora.api.protocol.fields import (
     Count,
     Labels,
     LogitBias,
+    Metadata,
     ModelName,
     Penalty,
     Probability,
@@ -68,6 +69,7 @@ class SamplingRequest(RequestBody):
     stream: Annotated[bool, Field(description="server-sent events")] = False
     stream_options: Annotated[StreamOptions | None, Field(description="with `stream` only")] = None
     user: Annotated[UserName | None, Field(description="accepted and ignored")] = None
+    metadata: Annotated[Metadata | None, Field(description="accepted and ignored")] = None
 
     top_k: Annotated[Count, Field(description="0: all")] = 0
     min_p: Annotated[
