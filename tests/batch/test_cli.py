@@ -92,10 +92,11 @@ def test_what_is_wrong_has_a_line_too(
     assert by_id["refused"]["response"]["body"]["error"]["param"] == "nonsense"
     assert by_id["unknown"]["response"]["status_code"] == 404
     assert by_id["stream"]["error"]["param"] == "stream"
-    unsent = [line["error"]["message"] for line in lines if line["custom_id"] is None]
-    assert [message.split(": ")[0] for message in unsent] == [
-        f"{source}:1", f"{source}:5", f"{source}:6",
-    ]  # fmt: skip
+    (unnamed,) = [line["error"]["message"] for line in lines if line["custom_id"] is None]
+    assert unnamed.startswith(f"{source}:1: ")
+    for name, number, param in (("elsewhere", 5, "url"), ("extra", 6, "method")):
+        assert by_id[name]["error"]["message"].startswith(f"{source}:{number}: ")
+        assert by_id[name]["error"]["param"] == param
     twice = [line for line in lines if line["custom_id"] == "twice"]
     assert sum(line["error"] is None for line in twice) == 1
     told = capsys.readouterr().err
@@ -121,6 +122,20 @@ def test_a_run_goes_on_with_what_has_no_line(server: LiveServer, tmp_path: Path)
     assert output.read_bytes() == b"".join(again)
     assert main([*arguments, "--overwrite"]) == 3
     assert len(output.read_bytes().splitlines()) == len(lines)
+
+
+def test_the_first_of_two_equal_ids_is_answered_after_a_crash(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = write(tmp_path / "in.jsonl", BAD[-2:]), tmp_path / "out.jsonl"
+    arguments = [str(source), "-o", str(output), "--url", server.url]
+    assert main(arguments) == 3
+    refusal = next(line for line in output.read_text("utf-8").splitlines() if "is there" in line)
+    output.write_text(f"{refusal}\n", "utf-8")
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [line["error"] is None for line in lines] == [False, True]
+    assert f"2 responses in {output}" in capsys.readouterr().err
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finlora.errors import RequestError
 
+CustomId = Annotated[str, Field(min_length=1, max_length=512)]
 ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/classify")
 
 
@@ -17,10 +18,16 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    custom_id: Annotated[str, Field(min_length=1, max_length=512)]
+    custom_id: CustomId
     method: Literal["POST"]
     url: Literal["/v1/completions", "/v1/chat/completions", "/v1/classify"]
     body: dict[str, Any]
+
+
+class _Stated(BaseModel):
+    """What of a line that is no request can still be told."""
+
+    custom_id: CustomId
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Line:
     """A request, or why there is none on this line."""
 
     where: str
+    custom_id: str | None = None
     request: BatchRequest | None = None
     problem: RequestError | None = None
 
@@ -46,9 +54,18 @@ def _parse(line: bytes, where: str) -> Line:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"]))
         what = f"{name}: {first['msg']}" if name else first["msg"]
-        return Line(where, problem=RequestError(f"{where}: {what}", param=name or None))
+        problem = RequestError(f"{where}: {what}", param=name or None)
+        return Line(where, _stated_id(line), problem=problem)
+    custom_id = request.custom_id
     if request.body.get("stream"):
-        return Line(
-            where, request, RequestError(f"{where}: stream: a file has no streams", param="stream")
-        )
-    return Line(where, request)
+        problem = RequestError(f"{where}: stream: a file has no streams", param="stream")
+        return Line(where, custom_id, problem=problem)
+    return Line(where, custom_id, request)
+
+
+def _stated_id(line: bytes) -> str | None:
+    """The custom_id of a line that is no request, so that whoever wrote it finds it again."""
+    try:
+        return _Stated.model_validate_json(line, strict=True).custom_id
+    except ValidationError:
+        return None

@@ -42,9 +42,9 @@ class ResponseFile:
         """Requests that have their line, on disk or about to be."""
         return len(self._known)
 
-    def knows(self, custom_id: str) -> bool:
-        """Whether the request has its line."""
-        return custom_id in self._known
+    def has(self, custom_id: str | None, refusal: dict[str, Any] | None) -> bool:
+        """Whether a request, or the refusal of one, has its line."""
+        return (custom_id if refusal is None else _key(refusal)) in self._known
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep a line for the next `write`."""
@@ -84,7 +84,7 @@ class ResponseFile:
                 break
             try:
                 self._known.add(_key(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(
                     f"{self.path} exists and is no file of responses; --overwrite replaces it"
                 ) from error
@@ -93,9 +93,14 @@ class ResponseFile:
 
 
 def _key(line: dict[str, Any]) -> str:
-    """A line without a custom_id is known by its error, which names file and line."""
-    custom_id = line["custom_id"]
-    return str(line["error"]["message"] if custom_id is None else custom_id)
+    """Whose line it is.
+
+    One without a custom_id, or with one that another line has, is known by its error, which names
+    file and line: the first of two equal ones may still wait for its answer.
+    """
+    custom_id, error = line["custom_id"], line["error"]
+    is_second = error is not None and error.get("param") == "custom_id"
+    return str(error["message"] if custom_id is None or is_second else custom_id)
 
 
 def _new_id() -> str:

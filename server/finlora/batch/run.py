@@ -39,7 +39,7 @@ class BatchRun:
         self._view = view
         self._concurrency = concurrency
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
-        self._sent: set[str] = set()
+        self._seen: set[str] = set()
         self._started = self._written = time.monotonic()
 
     async def send_all(self, lines: Iterable[Line]) -> Tally:
@@ -57,20 +57,25 @@ class BatchRun:
         return self.tally
 
     async def _begin(self, line: Line) -> None:
-        request, problem = line.request, line.problem
-        custom_id = None if request is None else request.custom_id
-        if custom_id in self._sent:
-            problem = RequestError(f"{line.where}: custom_id is there twice", param="custom_id")
-        elif self._output.knows(str(problem) if custom_id is None else custom_id):
+        request, refusal = line.request, self._refusal(line)
+        if self._output.has(line.custom_id, refusal):
             return
-        if request is None or problem is not None:
-            assert problem is not None
-            self._keep(refused(custom_id, problem))
+        if request is None or refusal is not None:
+            assert refusal is not None
+            self._keep(refusal)
             return
-        self._sent.add(request.custom_id)
         while len(self._running) >= self._concurrency:
             await self._wait()
         self._running.add(asyncio.create_task(self._send(request)))
+
+    def _refusal(self, line: Line) -> dict[str, Any] | None:
+        """The response of a request that is not sent."""
+        problem = line.problem
+        if line.custom_id in self._seen:
+            problem = RequestError(f"{line.where}: custom_id is there twice", param="custom_id")
+        if line.custom_id is not None:
+            self._seen.add(line.custom_id)
+        return None if problem is None else refused(line.custom_id, problem)
 
     async def _wait(self) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
