@@ -1,6 +1,9 @@
 """Labels from a server are the labels of the engine in process."""
 
 import csv
+import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +63,25 @@ def test_the_same_labels_as_in_process(server: LiveServer, world: World, tmp_pat
                 float(there["probability"]), abs=0.02
             )
     assert "context is 128 tokens" in read(tmp_path / "there.csv")[80]["error"]
+
+
+ALONE = """
+import sys
+from finlora.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "bitsandbytes", "fastapi"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+def test_a_client_of_a_server_brings_no_engine(server: LiveServer, tmp_path: Path) -> None:
+    source = write(tmp_path / "news.csv", HEADLINES)
+    command = [sys.executable, "-c", ALONE, "predict", source, "--adapter", "news"]
+    done = subprocess.run(
+        [*command, "--url", server.url], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len([*csv.DictReader(io.StringIO(done.stdout))]) == len(HEADLINES)
 
 
 @pytest.mark.parametrize(

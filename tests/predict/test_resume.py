@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from finlora.errors import ConfigError, FinLoRAError
-from finlora.offline.answers import Text
-from finlora.offline.results import Classification
+from finlora.offline.results import Classification, Text
 from finlora.predict import run
 from finlora.predict.columns import AddedColumns
 from finlora.predict.destination import Destination

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from finlora.config import Settings
-from finlora.errors import ConfigError
+from finlora.server_url import server_url
 
 TIMEOUT_SECONDS = 3600
 
@@ -35,12 +35,8 @@ async def remote(url: str, key: str | None, concurrency: int) -> AsyncIterator[h
     """A running server. Raises ConfigError."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=concurrency)
-    base = url.rstrip("/").removesuffix("/v1")
-    try:
-        client = httpx.AsyncClient(
-            base_url=base, headers=headers, limits=limits, timeout=TIMEOUT_SECONDS
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"{url!r} is not a URL such as http://127.0.0.1:8000") from error
+    client = httpx.AsyncClient(
+        base_url=server_url(url), headers=headers, limits=limits, timeout=TIMEOUT_SECONDS
+    )
     async with client:
         yield client

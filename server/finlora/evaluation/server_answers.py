@@ -11,6 +11,7 @@ import httpx
 
 from finlora.errors import EngineError
 from finlora.evaluation.answers import GENERATED_TOKENS, Question, Reply
+from finlora.server_url import server_url
 
 CONCURRENCY = 32
 TIMEOUT_SECONDS = 600.0
@@ -22,9 +23,9 @@ class ServerAnswers:
     def __init__(
         self, url: str, *, api_key: str | None = None, concurrency: int = CONCURRENCY
     ) -> None:
-        """`url`: of the server, with or without `/v1`."""
+        """`url`: of the server, with or without `/v1`. Raises ConfigError."""
         self.concurrency = concurrency
-        self._url = url.rstrip("/").removesuffix("/v1")
+        self._url = server_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=concurrency)
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_SECONDS, limits=limits)

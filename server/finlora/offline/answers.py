@@ -10,12 +10,10 @@ from finlora.engine.request import FinishReason, RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import ChoiceTree
 from finlora.errors import FinLoRAError, RequestError
-from finlora.offline.results import Classification, Completion
+from finlora.offline.results import Classification, Completion, Text
 from finlora.offline.runner import Job, Runner
 from finlora.offline.scoring import choice_logprobs
 from finlora.prompts import TextEncoder, encode_prompt
-
-Text = str | FinLoRAError
 
 
 def completions(

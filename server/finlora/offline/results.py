@@ -1,7 +1,12 @@
 """What the engine in this process answers."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from finlora.errors import FinLoRAError
+
+# A text to be answered, or why there is none in its place.
+Text: TypeAlias = str | FinLoRAError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finlora.config import Settings
 from finlora.errors import FinLoRAError
-from finlora.offline.answers import Text
-from finlora.offline.results import Classification
+from finlora.offline.results import Classification, Text
 
 if TYPE_CHECKING:
     from finlora.offline.engine import Engine

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from finlora.errors import ConfigError, FinLoRAError, RemoteError, RequestError
-from finlora.offline.answers import Text
-from finlora.offline.results import Classification
+from finlora.offline.results import Classification, Text
 from finlora.predict.labeller import Labeller, Question
+from finlora.server_url import server_url
 
 TEXTS_IN_A_REQUEST = 32
 REQUESTS_AT_ONCE = 4
@@ -114,12 +114,8 @@ class RemoteLabeller:
 def remote_labeller(url: str, key: str | None, question: Question) -> Iterator[Labeller]:
     """A server for as long as it is needed. Raises ConfigError, RemoteError."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    base = url.rstrip("/").removesuffix("/v1") + "/v1/"
-    try:
-        http = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_SECONDS)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"{url!r} is not a URL such as http://127.0.0.1:8000") from error
-    with http:
+    base = f"{server_url(url)}/v1/"
+    with httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_SECONDS) as http:
         yield RemoteLabeller(http, question)
 
 

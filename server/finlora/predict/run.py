@@ -9,8 +9,7 @@ from itertools import islice
 from typing import Any
 
 from finlora.errors import AdapterError, EngineStoppedError, FinLoRAError, RemoteError
-from finlora.offline.answers import Text
-from finlora.offline.results import Classification
+from finlora.offline.results import Classification, Text
 from finlora.predict.columns import AddedColumns
 from finlora.predict.labeller import Labeller
 from finlora.predict.outputs import Output
