@@ -12,11 +12,12 @@ from pydantic.fields import FieldInfo
 
 from docs.tables import code, table
 from finlora.api import admin_protocol, protocol
-from finlora.api.protocol import sampling, structured, tokenization
+from finlora.api.protocol import messages, sampling, structured, tokenization
 from finlora.config import Settings
 
-MODULES = (protocol, sampling, structured, tokenization, admin_protocol)
+MODULES = (protocol, messages, sampling, structured, tokenization, admin_protocol)
 Schema = dict[str, Any]
+INNER = {"propertyNames": "keys", "items": "each", "additionalProperties": "each"}
 
 
 def fields_table(model_name: str) -> str:
@@ -114,14 +115,16 @@ def _bounds(part: Schema) -> str:
 
 
 def _all_bounds(part: Schema) -> Iterator[str]:
-    is_list = part.get("type") == "array"
+    holds_entries = part.get("type") in ("array", "object")
     yield from _range(part, "minimum", "maximum", "")
-    yield from _range(part, "minLength", "maxLength", " entries" if is_list else " characters")
+    yield from _range(
+        part, "minLength", "maxLength", " entries" if holds_entries else " characters"
+    )
     yield from _range(part, "minItems", "maxItems", " entries")
     yield from _range(part, "minProperties", "maxProperties", " entries")
-    items = part.get("items", {})
-    if isinstance(items, dict) and "maxLength" in items:
-        yield f"each at most {items['maxLength']:,} characters"
+    for key, word in INNER.items():
+        if isinstance(inner := part.get(key), dict):
+            yield from (f"{word} {bound}" for bound in _all_bounds(inner))
 
 
 def _range(part: Schema, least: str, most: str, unit: str) -> Iterator[str]:

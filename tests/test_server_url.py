@@ -23,13 +23,13 @@ def test_every_command_says_how_to_write_it(url: str, tmp_path: Path) -> None:
     line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": body}
     requests.write_text(json.dumps(line), "utf-8")
     columns = ["--text-column", "text", "--label-column", "label", "--template", "{input}"]
-    for command in (
-        lambda: predict([str(texts), "--adapter", "news", "--url", url]),
-        lambda: batch([str(requests), "-o", str(tmp_path / "out.jsonl"), "--url", url]),
-        lambda: evaluate(["--data", str(texts), *columns, "--url", url]),
+    for command, arguments in (
+        (predict, [str(texts), "--adapter", "news"]),
+        (batch, [str(requests), "-o", str(tmp_path / "out.jsonl")]),
+        (evaluate, ["--data", str(texts), *columns]),
     ):
         with pytest.raises(ConfigError, match=r"write http://127\.0\.0\.1:8000"):
-            command()
+            command([*arguments, "--url", url])
 
 
 @pytest.mark.parametrize("given", ["http://a:1", "http://a:1/", "http://a:1/v1", "http://a:1/v1/"])

@@ -6,6 +6,7 @@ import pytest
 
 from docs.field_tables import documented_models, fields_table
 from docs.generate import FOLDER, PART, generated, main
+from finlora.api.errors import ERRORS, HTTP_ERRORS, INTERNAL_ERROR
 from finlora.api.protocol import ChatRequest, CompletionRequest
 from finlora.cli import COMMANDS
 from finlora.config import Settings
@@ -27,8 +28,21 @@ def test_every_command_has_its_reference() -> None:
 
 def test_every_body_has_its_fields() -> None:
     documented = {name for kind, name in parts("api.md") if kind == "fields"}
-    bodies = {name for name in documented_models() if name.endswith("Request")}
-    assert bodies - {"SamplingRequest"} <= documented
+    # What the others have in common.
+    shared = {"SamplingRequest"}
+    assert documented == documented_models().keys() - shared
+
+
+def test_every_error_has_its_line() -> None:
+    section = TEXTS["api.md"].split("\n## Errors\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d{3}[\d, ]*) \| (`[^|]*`) \|", section, re.MULTILINE)
+    documented = {
+        (int(status), code.strip("`"))
+        for statuses, codes in rows
+        for status, code in zip(statuses.split(", "), codes.split(", "), strict=True)
+    }
+    kinds = (INTERNAL_ERROR, *ERRORS.values(), *HTTP_ERRORS.values())
+    assert documented == {(kind.status, kind.code) for kind in kinds}
 
 
 def test_every_setting_has_a_line() -> None:
@@ -47,6 +61,14 @@ def test_no_part_is_left_open() -> None:
         (CompletionRequest, "| `temperature` | number | 1.0 | 0 to 2 | "),
         (CompletionRequest, "| `seed` | integer |  | at least -2^63, below 2^63 | "),
         (CompletionRequest, "| `suffix` |  |  |  | refused: "),
+        (
+            CompletionRequest,
+            "| `logit_bias` | object |  | at most 1,024 entries; each -100 to 100 | ",
+        ),
+        (
+            ChatRequest,
+            "| `metadata` | object |  | at most 16 entries; keys at most 64 characters; ",
+        ),
         (ChatRequest, "| `messages` | list of `Message` | required | 1 to 1,024 entries | "),
     ],
 )

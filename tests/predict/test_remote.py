@@ -76,7 +76,7 @@ sys.exit(f"imported {heavy}" if heavy else code)
 
 def test_a_client_of_a_server_brings_no_engine(server: LiveServer, tmp_path: Path) -> None:
     source = write(tmp_path / "news.csv", HEADLINES)
-    command = [sys.executable, "-c", ALONE, "predict", source, "--adapter", "news"]
+    command = [sys.executable, "-c", ALONE, "predict", str(source), "--adapter", "news"]
     done = subprocess.run(
         [*command, "--url", server.url], capture_output=True, text=True, check=False
     )

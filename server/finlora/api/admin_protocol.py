@@ -9,6 +9,7 @@ from finlora.adapters.adapter import first_problem
 from finlora.errors import RequestError
 
 Reference: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
+REGISTERED = "name, alias or name@digest"
 
 
 class AdminBody(BaseModel):
@@ -28,28 +29,34 @@ class AdminBody(BaseModel):
 
 
 class RollbackBody(AdminBody):
-    """`to`: the beginning of a stored version's digest; without it the version before."""
+    """Which version the name shall mean, by the beginning of its digest."""
 
-    to: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None = None
+    to: Annotated[
+        Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")] | None,
+        Field(description="8 to 64 hexadecimal digits; without it the version before"),
+    ] = None
 
 
 class AliasBody(AdminBody):
     """The adapter that an alias shall mean."""
 
-    name: Reference
+    name: Annotated[Reference, Field(description="the adapter meant")]
 
 
 class LoadBody(AdminBody):
     """vLLM's body; `lora_path` may only say the same as `lora_name`."""
 
-    lora_name: Reference
-    lora_path: Annotated[str, Field(max_length=4096)] | None = None
+    lora_name: Annotated[Reference, Field(description=REGISTERED)]
+    lora_path: Annotated[
+        Annotated[str, Field(max_length=4096)] | None,
+        Field(description="may only name the same adapter: nothing is loaded from a path"),
+    ] = None
 
 
 class UnloadBody(AdminBody):
     """vLLM's body."""
 
-    lora_name: Reference
+    lora_name: Annotated[Reference, Field(description=REGISTERED)]
 
 
 @dataclass(frozen=True, slots=True)

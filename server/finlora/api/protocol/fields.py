@@ -21,7 +21,7 @@ def _by_token_id(value: Any) -> Any:
     """JSON keys are strings; these are token ids."""
     if not isinstance(value, dict):
         return value
-    if len(value) > MAX_LOGIT_BIASES:
+    if len(value) > MAX_LOGIT_BIASES:  # before its keys are read
         raise ValueError(f"must have at most {MAX_LOGIT_BIASES} entries")
     if not all(key.isascii() and key.isdigit() and len(key) <= 9 for key in value):
         raise ValueError("keys must be token ids")
@@ -39,7 +39,9 @@ StopStrings: TypeAlias = Annotated[
     list[StopString], BeforeValidator(_listed), Field(max_length=MAX_STOP_STRINGS)
 ]
 LogitBias: TypeAlias = Annotated[
-    dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_token_id)
+    dict[int, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_by_token_id),
+    Field(max_length=MAX_LOGIT_BIASES),
 ]
 Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_CHARACTERS)]
 Labels: TypeAlias = Annotated[list[Label], Field(min_length=1, max_length=MAX_CHOICES)]
