@@ -219,6 +219,12 @@ class TestVLLMsNames:
             response = admin.post(f"/v1/{path}_lora_adapter", json=body)
             assert refusal(response) == (400, "invalid_value")
 
+    def test_what_is_not_supported_is_refused_by_name(self, admin: httpx.Client) -> None:
+        body = {"lora_name": "news", "load_inplace": True}
+        error = admin.post("/v1/load_lora_adapter", json=body).json()["error"]
+        assert error["message"] == "unknown field: load_inplace"
+        assert error["param"] == "load_inplace"
+
 
 class TestRegistry:
     """Aliases and rollback, as the log tells them."""

@@ -5,8 +5,7 @@ from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finlora.adapters.adapter import first_problem
-from finlora.errors import RequestError
+from finlora.api.protocol.body import first_error
 
 Reference: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 REGISTERED = "name, alias or name@digest"
@@ -23,9 +22,7 @@ class AdminBody(BaseModel):
         try:
             return cls.model_validate_json(body or b"{}")
         except ValidationError as error:
-            where = error.errors()[0]["loc"]
-            param = str(where[0])[:100] if where else None
-            raise RequestError(first_problem(error)[:500], param=param) from error
+            raise first_error(error) from error
 
 
 class RollbackBody(AdminBody):

@@ -38,7 +38,7 @@ class RequestBody(BaseModel):
         try:
             return cls.model_validate(sent)
         except ValidationError as error:
-            raise _first_error(error) from error
+            raise first_error(error) from error
 
     @classmethod
     def _parse(cls, body: bytes) -> dict[str, Any]:
@@ -74,11 +74,14 @@ def require(holds: bool, param: str, what: str) -> None:
         raise RequestError(f"{param} {what}", param=param)
 
 
-def _first_error(error: ValidationError) -> RequestError:
+def first_error(error: ValidationError) -> RequestError:
+    """The first thing that is wrong, by the name of its field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    what = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return RequestError(f"the body cannot be used: {what}")
     param = str(first["loc"][0])[:100]
     where = ".".join(map(str, first["loc"]))[:200]
     if first["type"] == "extra_forbidden":
         return RequestError(f"unknown field: {where}", param=param)
-    what = first["msg"].removeprefix("Value error, ")
     return RequestError(f"{param}: {what}", param=param)
