@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
+from finlora.attention_interface import visible
 from finlora.engine.kv_cache import CONTEXT_PADDING, Pages
 
 IMPLEMENTATION = "finlora_paged"
@@ -273,18 +273,6 @@ def _prefill(
 
 def _bias(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
     """0 where a key is no later than its query and inside the window, -inf elsewhere."""
-    visible = keys <= queries
-    if window is not None:
-        visible &= keys > queries - window
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return bias.masked_fill_(~visible, float("-inf"))
-
-
-def _no_mask(*_: object, **__: object) -> None:
-    """Our attention needs no mask tensor: the batch says who sees whom."""
-
-
-def register() -> None:
-    """Make the implementation known to transformers (idempotent)."""
-    AttentionInterface.register(IMPLEMENTATION, paged_attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+    seen = visible(queries, keys, window)
+    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return bias.masked_fill_(~seen, float("-inf"))

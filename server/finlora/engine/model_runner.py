@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finlora.engine import attention
-from finlora.engine.attention import SequenceSpan, build_batch
+from finlora.attention_interface import use_attention
+from finlora.engine.attention import IMPLEMENTATION, SequenceSpan, build_batch, paged_attention
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
 from finlora.engine.lora import LoRABatch, LoRASlots, Segment
@@ -29,8 +29,7 @@ class ModelRunner:
     def __init__(
         self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots, rows: StepRows
     ) -> None:
-        attention.register()
-        model.set_attn_implementation(attention.IMPLEMENTATION)
+        use_attention(model, IMPLEMENTATION, paged_attention)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
+
+from finlora.attention_interface import use_attention, visible
 
 IMPLEMENTATION = "finlora_packed"
 # Up to here two batched products beat the fused CPU kernel, whose backward pass alone took a fifth
@@ -70,8 +72,7 @@ class _Scores:
         """[queries, keys]: keys no later than the query, and inside the window."""
         keys = torch.arange(num_keys, device=device)
         queries = keys[num_keys - num_queries :, None]
-        seen = keys <= queries
-        return seen if self.window is None else seen & (keys > queries - self.window)
+        return visible(queries, keys, self.window)
 
 
 def packed_attention(
@@ -160,14 +161,6 @@ def _fused(heads: _Heads, scores: _Scores) -> Tensor:
     )
 
 
-def _no_mask(*_: object, **__: object) -> None:
-    """Our attention needs no mask tensor."""
-
-
 def use_packed_attention(model: PreTrainedModel) -> None:
     """Let the model's layers attend here (idempotent)."""
-    if model.config._attn_implementation == IMPLEMENTATION:
-        return
-    AttentionInterface.register(IMPLEMENTATION, packed_attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
-    model.set_attn_implementation(IMPLEMENTATION)
+    use_attention(model, IMPLEMENTATION, packed_attention)
