@@ -4,8 +4,7 @@ from typing import Any
 
 from finlora.threads import set_threads
 from finlora.training.allocator import keep_freed_memory
-from finlora.training.batches import rows_at_once
-from finlora.training.estimates import activation_bytes, seconds_per_token
+from finlora.training.estimates import largest_activation_bytes, seconds_per_token
 from finlora.training.preparation import load_dataset
 from finlora.training.progress import memory_bytes
 from finlora.training.run import Order, open_workshop
@@ -55,9 +54,7 @@ def _estimate(order: Order, workshop: Workshop, tokens_per_epoch: int) -> dict[s
     by_length = sorted(workshop.examples.whole, key=lambda example: example.num_tokens)
     middle = max(0, (len(by_length) - config.batch_size) // 2)
     seconds = seconds_per_token(model, by_length[middle : middle + config.batch_size])
-    longest = by_length[-1]
-    num_rows = min(config.batch_size, rows_at_once(longest.num_tokens, model.device))
-    activations = activation_bytes(model, longest) * num_rows
+    activations = largest_activation_bytes(model, by_length, config.batch_size)
     return {
         "memory_bytes_without_activations": memory_bytes()
         + OPTIMIZER_BYTES * workshop.num_trainable,

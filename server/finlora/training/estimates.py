@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finlora.training.batches import Example, collate, micro_batches
+from finlora.training.batches import Example, collate, micro_batches, rows_at_once
 from finlora.training.forward import target_logprobs
 
 
@@ -27,6 +27,15 @@ def activation_bytes(model: PreTrainedModel, example: Example) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         target_logprobs(model, collate([example], model.device))
     return sum(kept.values())
+
+
+def largest_activation_bytes(
+    model: PreTrainedModel, examples: list[Example], batch_size: int
+) -> int:
+    """The same for the longest rows that are computed together."""
+    longest = max(examples, key=lambda example: example.num_tokens)
+    num_rows = min(batch_size, rows_at_once(longest.num_tokens, model.device))
+    return activation_bytes(model, longest) * num_rows
 
 
 def free_bytes(device: torch.device) -> int:

@@ -9,9 +9,9 @@ from finlora.config import Quantization
 from finlora.datasets.rows import Split
 from finlora.errors import ConfigError
 from finlora.model import LoadedBase, load_base
-from finlora.training.batches import ExampleEncoder, rows_at_once
+from finlora.training.batches import ExampleEncoder
 from finlora.training.config import ALL_LINEAR, TrainingConfig
-from finlora.training.estimates import activation_bytes, free_bytes
+from finlora.training.estimates import free_bytes, largest_activation_bytes
 from finlora.training.eva import start_from_activations
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
@@ -78,9 +78,7 @@ def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
 def _needs_checkpointing(config: TrainingConfig, base: LoadedBase, examples: Examples) -> bool:
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
-    longest = max(examples.whole, key=lambda example: example.num_tokens)
-    num_rows = min(config.batch_size, rows_at_once(longest.num_tokens, base.device))
-    needed = activation_bytes(base.model, longest) * num_rows
+    needed = largest_activation_bytes(base.model, examples.whole, config.batch_size)
     return needed > MAX_ACTIVATIONS_SHARE * free_bytes(base.device)
 
 
