@@ -18,6 +18,7 @@ import torch
 from transformers import LlamaConfig
 
 from finlora.bases.architecture import empty_model, linear_layers
+from finlora.bases.quantized import BLOCK_SIZE
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import DEFAULT_BASE
 from finlora.training.allocator import keep_freed_memory
@@ -32,8 +33,8 @@ STEPS = 2
 SHARED_TOKENS = 27  # FinLoRA's instruction
 RANK = 8
 MB, GB = 1e6, 1e9
-# Bits of a weight in storage: blocks of 64 with double quantisation, one scale a row, none.
-STORED_BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0, 16: 16.0}
+# Bits of a weight in storage: blocks with double quantisation, one scale a row, none.
+STORED_BITS = {4: 4 + 8 / BLOCK_SIZE + 32 / (BLOCK_SIZE * 256), 8: 8.0, 16: 16.0}
 LLAMA_3_1_8B = LlamaConfig(
     hidden_size=4096,
     intermediate_size=14336,
@@ -151,19 +152,17 @@ def main(argv: list[str] | None = None) -> int:
     quiet_libraries()
     if options.case:
         keep_freed_memory()
-        lines: Iterator[str] = iter(
-            [json.dumps(measure(options.model, Case(**json.loads(options.case))))]
-        )
-    else:
-        lines = (
-            line
-            for table in (measured_table(options.model), [""], computed_table(LLAMA_3_1_8B))
-            for line in table
-        )
-    for line in lines:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        _say(json.dumps(measure(options.model, Case(**json.loads(options.case)))))
+        return 0
+    for line in measured_table(options.model):
+        _say(line)
+    _say("", *computed_table(LLAMA_3_1_8B))
     return 0
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

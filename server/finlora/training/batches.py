@@ -19,7 +19,7 @@ from finlora.training.packed_attention import Packing
 
 POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
 MIN_SHARED_TOKENS = 4
-# Of rows computed together, shared ones once. More are no faster on a CPU, and the backward pass
+# Of rows computed together, shared ones once. More gain little on a CPU, and the backward pass
 # keeps more of them.
 MAX_CPU_TOKENS = 512
 
@@ -171,7 +171,7 @@ def collate(
         weights += [example.weight] * len(example.target)
     packed = examples[0].context[:shared]
     for ids in inputs:
-        packed = packed + ids + [pad_token_id] * (length - len(ids))
+        packed += ids + [pad_token_id] * (length - len(ids))
     return Batch(
         input_ids=_tensor(packed, device),
         packing=Packing(shared, len(examples), length),
