@@ -150,6 +150,7 @@ def test_broken_yaml_is_refused(tmp_path: Path, content: str) -> None:
         ({"init_lora_weights": "orthogonal", "lora_r": 3}, "lora_r must be even"),
         ({"early_stopping": 2, "eval_steps": 0}, "needs evaluations"),
         ({"initial_adapter": "a", "init_lora_weights": "eva"}, "both say where to start"),
+        ({"init_lora_weights": "qera", "quant_bits": 16}, "quant_bits must be 4"),
     ],
 )
 def test_settings_that_do_not_go_together(

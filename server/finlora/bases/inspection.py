@@ -13,8 +13,7 @@ from torch import Tensor
 
 from finlora.bases.quantized import BLOCK_SIZE
 from finlora.bases.spec import LinearShape
-from finlora.bases.tensors import TensorEntry, read_tensor, tensor_entries
-from finlora.errors import BaseModelError
+from finlora.bases.tensors import read_weight, tensor_entries
 
 FOUR_BITS = ("nf4", "fp4")
 
@@ -43,7 +42,7 @@ def layer_errors(
     """For each linear layer of a base folder. Raises BaseModelError."""
     entries = tensor_entries(folder)
     for name, shape in layers.items():
-        weight = _weight(entries, name)
+        weight = read_weight(entries, name)
         yield LayerErrors(name, shape, _errors(weight)), _scale_cost(weight)
 
 
@@ -59,13 +58,6 @@ def mean_errors(layers: list[LayerErrors]) -> dict[str, float]:
         ** 0.5
         for kind in layers[0].relative
     }
-
-
-def _weight(entries: Mapping[str, TensorEntry], name: str) -> Tensor:
-    entry = entries.get(f"{name}.weight")
-    if entry is None:
-        raise BaseModelError(f"the base has no tensor {name}.weight")
-    return read_tensor(entry).float()
 
 
 def _errors(weight: Tensor) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,14 @@ def read_tensor(entry: TensorEntry) -> "Tensor":
         file.seek(entry.start)
         content = bytearray(file.read(entry.num_bytes))
     return torch.frombuffer(content, dtype=types[entry.dtype]).view(entry.shape)
+
+
+def read_weight(entries: Mapping[str, TensorEntry], layer: str) -> "Tensor":
+    """[out_features, in_features] of a linear layer, in float32. Raises BaseModelError."""
+    entry = entries.get(f"{layer}.weight")
+    if entry is None:
+        raise BaseModelError(f"the base has no tensor {layer}.weight")
+    return read_tensor(entry).float()
 
 
 def fingerprint(folder: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from finlora.config import Quantization
 from finlora.errors import ConfigError
+from finlora.training.config import Init
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -16,12 +17,14 @@ class Recipe:
     quantization: Quantization
     rank: int = 8
     targets: tuple[str, ...] = ()  # empty: every linear layer
+    init: Init = "default"
 
     @property
     def name(self) -> str:
         """Short, for files and adapters."""
         layers = "qkv" if self.targets else "all"
-        return f"{self.quantization}-r{self.rank}-{layers}"
+        start = "" if self.init == "default" else f"-{self.init}"
+        return f"{self.quantization}-r{self.rank}-{layers}{start}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ ARMS = (
     Arm(LORA_16_ON_NF4, "16-bit adapter on the NF4 base", Quantization.NF4, LORA, is_main=True),
     Arm("qlora-on-16", "QLoRA adapter on the 16-bit base", Quantization.NONE, QLORA),
     Arm("qlora-merged", "QLoRA merged into 16 bits", Quantization.NONE, QLORA, is_merged=True),
+    Arm("qlora-qera", "NF4 + QLoRA, started from the quantisation error", Quantization.NF4,
+        Recipe(Quantization.NF4, init="qera"), is_main=True),
     Arm("qlora-qkv", "NF4 + QLoRA, q, k, v only", Quantization.NF4,
         Recipe(Quantization.NF4, targets=QKV)),
     Arm("qlora-r4", "NF4 + QLoRA, r 4", Quantization.NF4, Recipe(Quantization.NF4, rank=4)),

@@ -37,6 +37,7 @@ class Plan:
             lora_r=recipe.rank,
             lora_alpha=2.0 * recipe.rank,
             lora_target_modules=list(recipe.targets) or ALL_LINEAR,
+            init_lora_weights=recipe.init,
             learning_rate=self.learning_rate,
             num_epochs=self.num_epochs,
             batch_size=self.batch_size,

@@ -19,7 +19,7 @@ from finlora.prompts import PromptTemplate
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
-Init = Literal["default", "gaussian", "orthogonal", "eva"]
+Init = Literal["default", "gaussian", "orthogonal", "eva", "qera"]
 Optimizer = Literal["paged_adamw_8bit", "adamw_8bit", "adamw"]
 Metric = Literal["loss", "accuracy", "macro_f1"]
 
@@ -125,6 +125,8 @@ class TrainingConfig(BaseModel):
     def _fit_together(self) -> Self:
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             raise ValueError("lora_r must be even for init_lora_weights=orthogonal")
+        if self.init_lora_weights == "qera" and self.quant_bits != 4:
+            raise ValueError("init_lora_weights=qera corrects NF4: quant_bits must be 4")
         if self.early_stopping is not None and self.eval_steps == 0:
             raise ValueError("early_stopping needs evaluations: eval_steps must not be 0")
         if self.initial_adapter is not None and self.init_lora_weights != "default":

@@ -1,4 +1,4 @@
-"""Where the two matrices of an update start. Every start leaves the base's output as it was."""
+"""Where the two matrices of an update start: the base's output stays as it was."""
 
 import math
 
@@ -13,7 +13,7 @@ def initial_matrices(
 ) -> tuple[Tensor, Tensor]:
     """A [rank, in_features] and B [out_features, rank] in float32; B A is zero.
 
-    `eva` starts as the default does, until `start_from_activations` has seen the data.
+    `eva` and `qera` start as the default does, until they have seen the data.
     """
     if init == "orthogonal":
         return _orthogonal(rank, in_features, out_features, generator)

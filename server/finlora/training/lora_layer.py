@@ -80,6 +80,15 @@ class TrainableLoRA(nn.Module):
         scaled = (self.b * scaling).to(x.dtype)
         return torch.addmm(y.flatten(0, -2), hidden, scaled.T).view_as(y)
 
+    @torch.no_grad()
+    def start_at(self, a: Tensor, b: Tensor) -> None:
+        """Let the update be b a: [out_features, rank] [rank, in_features], scaling divided out."""
+        root = math.sqrt(self.settings.scaling)
+        self.a.copy_(a / root)
+        self.b.copy_(b / root)
+        if self.magnitude is not None:
+            self.magnitude.copy_(self._row_norms())
+
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's names for what was learned."""
         named: dict[str, Tensor] = {"lora_A.weight": self.a, "lora_B.weight": self.b}

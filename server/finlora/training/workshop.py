@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from finlora.adapters.compatibility import check_compatible
 from finlora.adapters.registry import AdapterRegistry
+from finlora.bases.locate import locate
 from finlora.bases.spec import BaseSpec
+from finlora.bases.tensors import tensor_entries
 from finlora.config import Quantization
 from finlora.datasets.rows import Split
 from finlora.errors import ConfigError
@@ -16,6 +18,7 @@ from finlora.training.eva import start_from_activations
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
 from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
+from finlora.training.qera import start_from_error
 from finlora.training.restore import load_weights
 from finlora.training.widen import check_double_quantised, widen
 
@@ -59,8 +62,7 @@ def prepare(
     weights = answer_weights(split.train, config)
     examples = encode_rows(split.train, encoder, max_tokens, weights)
     valid = encode_rows(split.valid, encoder, max_tokens)
-    if config.init_lora_weights == "eva":
-        start_from_activations(base.model, layers, examples.whole)
+    _start_from_rows(layers, base, config, examples)
     checkpointing = _needs_checkpointing(config, base, examples)
     return Workshop(base, layers, encoder, eos, examples, valid, initial, checkpointing)
 
@@ -94,6 +96,17 @@ def _start_from(
     check_compatible(adapter, base.spec, config.quantization, strict=True)
     load_weights(layers, adapter.config, registry.read(adapter), base.spec)
     return adapter.reference
+
+
+def _start_from_rows(
+    layers: dict[str, TrainableLoRA], base: LoadedBase, config: TrainingConfig, examples: Examples
+) -> None:
+    match config.init_lora_weights:
+        case "eva":
+            start_from_activations(base.model, layers, examples.whole)
+        case "qera":
+            entries = tensor_entries(locate(config.base_reference))
+            start_from_error(base, layers, entries, examples.whole)
 
 
 def attach_layers(base: LoadedBase, config: TrainingConfig) -> dict[str, TrainableLoRA]:

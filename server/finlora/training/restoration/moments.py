@@ -1,11 +1,12 @@
 """What a layer is given: the second moments of its inputs over some text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from finlora.bases.spec import LinearShape
 from finlora.engine.siblings import LayerGroup, group_layers
 from finlora.model import LoadedBase
 
@@ -14,10 +15,10 @@ MAX_MOMENT_BYTES = 2 * 2**30  # held at a time; more layers take more passes ove
 
 @torch.no_grad()
 def input_moments(
-    base: LoadedBase, batches: Sequence[Tensor]
+    base: LoadedBase, layers: Mapping[str, LinearShape], batches: Sequence[Tensor]
 ) -> Iterator[tuple[LayerGroup, Tensor]]:
     """For layers that read the same input, the mean of x x^T: [in_features, in_features]."""
-    for groups in _passes(group_layers(base.spec.linear_layers)):
+    for groups in _passes(group_layers(layers)):
         sums = {group.names[0]: _zeros(group, base.device) for group in groups}
         hooks = [
             base.model.get_submodule(name).register_forward_pre_hook(_adder(total))

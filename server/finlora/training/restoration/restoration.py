@@ -93,11 +93,11 @@ class Restoration:
 
     def _closed_form(self, rank: int) -> State:
         """Moments are those of the original's inputs: what the layers should be given."""
-        batches = self._batches.calibration
+        batches, teacher = self._batches.calibration, self._pair.teacher
         self._report(f"closed form of rank {rank} from {_num_tokens(batches)} tokens")
         return {
             name: correct(self._pair.error(name), moment, rank)
-            for group, moment in input_moments(self._pair.teacher, batches)
+            for group, moment in input_moments(teacher, teacher.spec.linear_layers, batches)
             for name in group.names
         }
 

@@ -1,0 +1,38 @@
+"""QERA (arXiv 2410.06040): B A starts as the best correction of its rank of what quantisation took.
+
+Needs no 16-bit model in memory: its tensors are read one at a time.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from finlora.bases.tensors import TensorEntry, read_weight
+from finlora.model import LoadedBase
+from finlora.training.batches import Example
+from finlora.training.lora_layer import TrainableLoRA, plain_weight
+from finlora.training.restoration.closed_form import correct
+from finlora.training.restoration.moments import input_moments
+
+MAX_ROWS = 64
+
+
+@torch.no_grad()
+def start_from_error(
+    base: LoadedBase,
+    layers: Mapping[str, TrainableLoRA],
+    entries: Mapping[str, TensorEntry],
+    examples: Sequence[Example],
+) -> None:
+    """Set every A and B from its layer's error and from what the first rows give the layer.
+
+    `entries` are the base's 16-bit tensors. Raises BaseModelError when one is missing.
+    """
+    batches = [torch.tensor([row.context + row.target]) for row in examples[:MAX_ROWS]]
+    shapes = {name: base.spec.linear_layers[name] for name in layers}
+    for group, moment in input_moments(base, shapes, batches):
+        for name in group.names:
+            layer = layers[name]
+            error = read_weight(entries, name).to(base.device) - plain_weight(layer.base)
+            factors = correct(error, moment, layer.settings.rank)
+            layer.start_at(factors.a, factors.b)
