@@ -15,10 +15,10 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def make_rows() -> list[Row]:
+def make_rows(when: str = "") -> list[Row]:
     """Three labels, equally often."""
     return [
-        Row(TEMPLATE.render(f"{subject} {verb}."), label)
+        Row(TEMPLATE.render(f"{subject} {verb} {when}".rstrip() + "."), label)
         for subject in SUBJECTS
         for label, verb in VERBS.items()
     ]

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.label_task import LabelTask
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.validation import parse_weights
 from finlora.bases.spec import BaseSpec
@@ -21,7 +22,7 @@ from finlora.model import base_spec
 from finlora.training.cli import main
 from finlora.training.config_files import load_config
 from tests.training.configs import write_config
-from tests.training.rows import LABELS, write_rows
+from tests.training.rows import LABELS, make_rows, write_rows
 
 WORDS = ("rates", "bonds", "shares", "cash", *map(str, range(2010, 2042)))
 
@@ -82,6 +83,24 @@ def test_a_run_registers_an_adapter_that_plain_peft_loads(
         with model.disable_adapter():
             bare = model(input_ids=torch.tensor([[5, 9, 200]])).logits
     assert (adapted - bare).abs().max() > 0.1
+
+
+def test_enough_validation_rows_calibrate_the_probabilities(
+    base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    years = [row for year in range(2018, 2024) for row in make_rows(f"in {year}")]
+    write_rows(tmp_path / "valid.jsonl", years)
+    config = write_config(tmp_path, base_folder, val_dataset_path="valid.jsonl", num_epochs=6)
+    registry = tmp_path / "registry"
+    assert main(["verbs", "--config", str(config), "--registry", str(registry)]) == 0
+    assert "calibrated by temperature" in capsys.readouterr().err
+    adapter = AdapterRegistry(registry).resolve("verbs")
+    found = (adapter.manifest.scores or {})["calibration"]
+    assert found["num_rows"] == len(years)
+    assert found["calibrated_log_loss"] < found["log_loss"]
+    assert LabelTask.of(adapter).temperature == found["temperature"] != 1
+    assert "calibrated by the temperature" in (adapter.folder / "README.md").read_text()
 
 
 def test_output_without_registering(config_file: Path, tmp_path: Path) -> None:

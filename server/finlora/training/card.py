@@ -73,7 +73,19 @@ def _scores(scores: dict[str, Any] | None) -> str:
         for label, s in scores["adapter"]["per_label"].items()
     ]
     how = f"On validation rows, never trained on; {scores['how']}."
-    return "\n".join(["## Scores", "", how, "", *table, "", *labels])
+    calibration = _calibration(scores.get("calibration"))
+    return "\n".join(["## Scores", "", how, "", *table, "", *labels, *calibration])
+
+
+def _calibration(found: dict[str, float] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        "",
+        f"Probabilities are calibrated by the temperature {found['temperature']:.2f}, fitted to "
+        f"the same rows: their mean negative log-likelihood is {found['calibrated_log_loss']:.3f}, "
+        f"without it {found['log_loss']:.3f}.",
+    ]
 
 
 def _line(title: str, scores: dict[str, Any]) -> str:

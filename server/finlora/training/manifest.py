@@ -20,7 +20,7 @@ BLOCK_SIZE = 64
 def build_manifest(
     config: TrainingConfig, dataset: Dataset, workshop: Workshop, history: TrainingHistory
 ) -> Manifest:
-    """Scores are added when they are known; the digest does not cover them."""
+    """Scores, and the temperature that they ask for, are added when they are known."""
     spec, eos = workshop.base.spec, [workshop.eos]
     return Manifest(
         base_name=spec.name,

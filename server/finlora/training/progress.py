@@ -118,6 +118,8 @@ class Progress:
                     f"{key}: accuracy {found['accuracy']:.3f}, macro F1 {found['macro_f1']:.3f} "
                     f"({found['num_rows']} rows)"
                 )
+        if "calibration" in scores:
+            self._view.line(f"calibrated by temperature {scores['calibration']['temperature']:.2f}")
 
     def close(self) -> None:
         """The run is over, however it ended."""

@@ -223,7 +223,10 @@ def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop, team
 def _result(
     order: Order, dataset: Dataset, learned: _Learned, judgement: Judgement, verdict: Verdict
 ) -> Result:
-    manifest = learned.manifest.model_copy(update={"scores": judgement.scores})
+    judged: dict[str, Any] = {"scores": judgement.scores}
+    if judgement.calibration is not None:
+        judged["temperature"] = judgement.calibration.temperature
+    manifest = learned.manifest.model_copy(update=judged)
     extra = extra_files(
         order.name, order.config, manifest, order.command, dataset, learned.history, verdict
     )

@@ -14,6 +14,7 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
 from finlora.engine.factory import build_engine
 from finlora.engine.llm_engine import LLMEngine
+from finlora.evaluation.calibration import Calibration, calibrate
 from finlora.evaluation.label_scorer import LabelScorer
 from finlora.evaluation.paired_test import PairedTest, compare
 from finlora.evaluation.scores import Scores, score
@@ -50,6 +51,7 @@ class Judgement:
     scores: dict[str, Any]
     accuracy: float | None  # None: the answers are free text
     against_served: PairedTest | None  # None: nothing is served that could be compared
+    calibration: Calibration | None = None  # None: free text, or too few rows
 
 
 def validate(
@@ -103,7 +105,8 @@ class _LabelJudge:
         """All comparisons."""
         rows = self._rows
         few, few_stripped = rows.whole[:MAX_COMPARED_ROWS], rows.stripped[:MAX_COMPARED_ROWS]
-        chosen = self._choose(rows.whole, candidate)
+        chances = self._chances(rows.whole, candidate)
+        chosen = self._likeliest(chances)
         found = {
             "adapter": self._score(chosen),
             "adapter_on_compared_rows": self._score(chosen[: len(few)]),
@@ -116,12 +119,21 @@ class _LabelJudge:
             found["version_in_service"] = self._score(before)
             test = compare(self._hits(chosen), self._hits(before))
         scores: dict[str, Any] = {name: scores.as_dict() for name, scores in found.items()}
+        calibration = calibrate(chances, [rows.labels.index(a) for a in rows.answers])
+        if calibration is not None:
+            scores["calibration"] = calibration.as_dict()
         how = {"how": "exact label probabilities from the serving engine"}
-        return Judgement(how | scores, found["adapter"].accuracy, test)
+        return Judgement(how | scores, found["adapter"].accuracy, test, calibration)
 
     def _choose(self, examples: Sequence[Example], adapter: Adapter | None) -> list[str]:
+        return self._likeliest(self._chances(examples, adapter))
+
+    def _chances(self, examples: Sequence[Example], adapter: Adapter | None) -> list[list[float]]:
+        """[rows, labels], as the model has them: the candidate has no temperature yet."""
         contexts = [example.context for example in examples]
-        chances = self._scorer.probabilities(contexts, self._rows.targets, adapter)
+        return self._scorer.probabilities(contexts, self._rows.targets, adapter)
+
+    def _likeliest(self, chances: list[list[float]]) -> list[str]:
         labels = self._rows.labels
         return [max(zip(chance, labels, strict=True))[1] for chance in chances]
 
