@@ -63,3 +63,12 @@ def copy(peft_folders: dict[str, Path], tmp_path: Path) -> MakeCopy:
 @pytest.fixture
 def registry(tmp_path: Path) -> AdapterRegistry:
     return AdapterRegistry(tmp_path / "registry", who="test")
+
+
+@pytest.fixture
+def users_defaults(
+    monkeypatch: pytest.MonkeyPatch, base_folder: Path, spec: BaseSpec, registry: AdapterRegistry
+) -> None:
+    """The base and the registry of these tests are the user's defaults."""
+    monkeypatch.setenv("FINLORA_MODEL", str(base_folder))
+    monkeypatch.setenv("FINLORA_REGISTRY", str(registry.folder))

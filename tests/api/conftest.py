@@ -1,6 +1,8 @@
 """One server for all tests of the API; after each test nothing may be left in its engine."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import openai
@@ -10,6 +12,7 @@ from pydantic import SecretStr
 from finlora.config import Quantization, Settings
 from finlora.model import base_spec
 from tests import tiny_models
+from tests.api.browser import Browser, BrowserError, Page, browsing, find_chromium
 from tests.api.live import MAX_MODEL_LEN, LiveServer, register, serving
 
 ADMIN_KEY = "admin-key"
@@ -77,3 +80,44 @@ def admin(server: LiveServer) -> Iterator[httpx.Client]:
         yield client
         rows = client.get("/v1/admin/adapters").json()["data"]
         assert not [row["name"] for row in rows if row["pinned"]]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is installed: make test-tools")
+    profile = tmp_path_factory.mktemp("browser")
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(browsing(program, profile))
+        except BrowserError as error:  # a snap, for one, hides the test's files and pipes
+            pytest.skip(str(error))
+        yield browser
+
+
+@pytest.fixture
+def blank(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    page = Page(browser, downloads)
+    page.complaints()  # of an earlier test that provoked them
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(blank: Page, server: LiveServer) -> Iterator[Page]:
+    """The playground with its models; the console must stay silent."""
+    blank.open(server.url)
+    blank.wait("document.querySelectorAll('#models li').length > 2")
+    yield blank
+    assert blank.complaints() == []
+
+
+@pytest.fixture
+def tolerant(blank: Page, server: LiveServer) -> Page:
+    """The same where a request fails: the console tells of that and of nothing else."""
+    blank.open(server.url)
+    blank.wait("document.querySelectorAll('#models li').length > 2")
+    return blank
