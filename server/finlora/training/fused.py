@@ -8,50 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from finlora.training.recomputed import GatedSiLU, RMSNorm, compute
+
+GATED = GatedSiLU()
 MATCHING_ROWS = 3  # random ones, on which a replacement must agree with what it replaces
-
-
-class _RMSNormProduct(torch.autograd.Function):
-    """y = w * x / rms(x) for a frozen w; the division in float32 (arXiv 1910.07467)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).to(x.dtype) * weight
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        x, weight, inverse = ctx.saved_tensors
-        unit = x.float() * inverse
-        dy = (gradients[0] * weight).float()
-        # The part of dy along x changes no direction: it is divided out.
-        along = (dy * unit).mean(-1, keepdim=True)
-        return dy.sub_(unit.mul_(along)).mul_(inverse).to(x.dtype), None, None
-
-
-class _GatedSiLU(torch.autograd.Function):
-    """y = silu(gate) * up; silu(gate) is computed again rather than kept."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        dy = gradients[0]
-        d_gate = torch.ops.aten.silu_backward(dy * up, gate)
-        return d_gate, F.silu(gate).mul_(dy)
 
 
 class FusedRMSNorm(nn.Module):
@@ -65,7 +28,12 @@ class FusedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> the same shape."""
-        return _RMSNormProduct.apply(x, self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        return compute(self.recipe, x)
+
+    @property
+    def recipe(self) -> RMSNorm:
+        """How its value is made."""
+        return RMSNorm(self.weight, self.eps)
 
 
 class FusedMLP(nn.Module):
@@ -80,8 +48,7 @@ class FusedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., hidden] -> the same shape."""
-        gated: Tensor = _GatedSiLU.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
-        return self.down_proj(gated)  # type: ignore[no-any-return]
+        return self.down_proj(compute(GATED, self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
 # What a module must have to be tried.

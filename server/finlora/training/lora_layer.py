@@ -1,7 +1,7 @@
 """A trainable LoRA update around a frozen layer: float32 masters, computed in the base's type."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from finlora.bases.dequantization import served_weight
 from finlora.bases.spec import BaseSpec, LinearShape
 from finlora.training.config import Init
 from finlora.training.initialization import initial_matrices
-from finlora.training.lora_product import lora_product
+from finlora.training.lora_product import Operand, lora_product, lora_products
+from finlora.training.recomputed import Recipe, compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,12 @@ class TrainableLoRA(nn.Module):
         return gain * updated if bias is None else gain * (updated - bias) + bias
 
     def _updated(self, x: Tensor) -> Tensor:
-        scaling = self.settings.scaling
-        dropout = self.settings.dropout if self.training else 0.0
-        if type(self.base) is nn.Linear and not dropout:
-            weight, bias = self.base.weight, self.base.bias
-            return lora_product(x, weight, bias, self.a, self.b, scaling)
+        if (operand := self.operand()) is not None:
+            return lora_product(x, operand, self.settings.scaling)
         y: Tensor = self.base(x)
-        hidden = F.linear(F.dropout(x, dropout), self.a.to(x.dtype)).flatten(0, -2)
-        scaled = (self.b * scaling).to(x.dtype)
+        dropped = F.dropout(x, self.settings.dropout, self.training)
+        hidden = F.linear(dropped, self.a.to(x.dtype)).flatten(0, -2)
+        scaled = (self.b * self.settings.scaling).to(x.dtype)
         return torch.addmm(y.flatten(0, -2), hidden, scaled.T).view_as(y)
 
     @torch.no_grad()
@@ -88,6 +87,13 @@ class TrainableLoRA(nn.Module):
         self.b.copy_(b / root)
         if self.magnitude is not None:
             self.magnitude.copy_(self._row_norms())
+
+    def operand(self) -> Operand | None:
+        """For a product with one backward pass; None where the update is none of that kind."""
+        dropout = self.settings.dropout if self.training else 0.0
+        if type(self.base) is not nn.Linear or dropout:
+            return None
+        return Operand(self.base.weight, self.base.bias, self.a, self.b)
 
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's names for what was learned."""
@@ -112,6 +118,31 @@ class TrainableLoRA(nn.Module):
         # A four-bit weight is stored in bytes; its layer knows what it computes in.
         compute: torch.dtype | None = getattr(self.base, "compute_dtype", None)
         return compute or self.base.weight.dtype  # type: ignore[return-value]
+
+
+def project(recipe: Recipe, inputs: Sequence[Tensor], layers: Sequence[nn.Module]) -> list[Tensor]:
+    """Outputs of layers, adapted or not, that all read what the recipe makes of the inputs."""
+    operands = [_operand(layer) for layer in layers]
+    if all(operand is not None for operand in operands):
+        return list(lora_products(recipe, inputs, operands, _scaling(layers)))
+    value = compute(recipe, *inputs)
+    return [layer(value) for layer in layers]
+
+
+def _operand(layer: nn.Module) -> Operand | None:
+    if isinstance(layer, TrainableLoRA):
+        return layer.operand() if layer.magnitude is None else None
+    if type(layer) is not nn.Linear:
+        return None
+    weight = layer.weight
+    nothing = weight.new_empty(0, layer.in_features), weight.new_empty(layer.out_features, 0)
+    return Operand(weight, layer.bias, *nothing)
+
+
+def _scaling(layers: Sequence[nn.Module]) -> float:
+    """Of the run: all layers have the same."""
+    adapted = (layer for layer in layers if isinstance(layer, TrainableLoRA))
+    return next((layer.settings.scaling for layer in adapted), 1.0)
 
 
 def attach(

@@ -1,57 +1,107 @@
-"""A frozen layer's product and its LoRA update as one operation with one backward pass.
+"""Products of frozen layers that read the same rows, with their LoRA updates, as one operation with
+one backward pass.
 
-Autograd by itself keeps the update's intermediate results, copies the layer's output to add to it,
-and writes two gradients of the input that it then adds up.
+Autograd by itself keeps the rows and the updates' intermediate results, copies a layer's output to
+add to it, and writes two gradients of the rows for each layer that it then adds up.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finlora.training.recomputed import Identity, Recipe
 
-def lora_product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-) -> Tensor:
-    """[..., in] -> [..., out]: frozen weight [out, in] and bias; a [r, in] and b [out, r] learn."""
-    product: Tensor = _LoRAProduct.apply(x, weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]
-    return product
+ROWS = Identity()
 
 
-class _LoRAProduct(torch.autograd.Function):
-    """y = x W^T + bias + scaling * (x A^T) B^T."""
+class Operand(NamedTuple):
+    """A frozen layer, weight [out, in] and bias; a [r, in] and b [out, r] learn."""
 
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor
+    b: Tensor
+
+
+def lora_product(x: Tensor, operand: Operand, scaling: float) -> Tensor:
+    """[..., in] -> [..., out]: x W^T + bias + scaling * (x A^T) B^T."""
+    return lora_products(ROWS, (x,), (operand,), scaling)[0]
+
+
+def lora_products(
+    recipe: Recipe, inputs: Sequence[Tensor], operands: Sequence[Operand], scaling: float
+) -> tuple[Tensor, ...]:
+    """The same for each operand, of rows [..., in] that the recipe makes of the inputs."""
+    flat = [tensor for operand in operands for tensor in operand]
+    products: tuple[Tensor, ...] = _LoRAProducts.apply(  # type: ignore[no-untyped-call]
+        recipe, scaling, len(inputs), *inputs, *flat
+    )
+    return products
+
+
+class _LoRAProducts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-    ) -> Tensor:
-        rows = x.flatten(0, -2)
-        down, up = a.to(x.dtype), (b * scaling).to(x.dtype)
-        y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-        y.addmm_(rows @ down.T, up.T)
-        ctx.save_for_backward(rows, weight, a, b)
-        ctx.scaling = scaling
-        return y.view(*x.shape[:-1], -1)
+        ctx: Any, recipe: Recipe, scaling: float, num_inputs: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        inputs, operands = tensors[:num_inputs], list(_operands(tensors[num_inputs:]))
+        value, _ = recipe.value(*inputs)
+        rows = value.flatten(0, -2)
+        low = rows @ _stacked(operands, rows.dtype).T  # [rows, all ranks]
+        ctx.save_for_backward(low, *tensors)
+        ctx.recipe, ctx.scaling, ctx.num_inputs = recipe, scaling, num_inputs
+        return tuple(
+            _product(rows, operand, part, scaling).view(*value.shape[:-1], -1)
+            for operand, part in zip(operands, _by_rank(low, operands), strict=True)
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # What has rank r is computed again rather than kept.
-        rows, weight, a, b = ctx.saved_tensors
-        down, up = a.to(rows.dtype), (b * ctx.scaling).to(rows.dtype)
-        dy = gradients[0].reshape(-1, gradients[0].shape[-1])
-        through = dy @ up  # [rows, r]
-        da = (through.T @ rows).to(a.dtype)
-        # The transposed product runs twice as fast on a CPU.
-        db = ((rows @ down.T).T @ dy).T.to(b.dtype) * ctx.scaling
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.addmm(dy @ weight, through, down).view(*gradients[0].shape[:-1], -1)
-        return dx, None, None, da, db, None
+        low, *tensors = ctx.saved_tensors
+        inputs, operands = tensors[: ctx.num_inputs], list(_operands(tensors[ctx.num_inputs :]))
+        value, made = ctx.recipe.value(*inputs)
+        rows = value.flatten(0, -2)
+        dys = [dy.reshape(len(rows), -1) for dy in gradients]
+        pairs = list(zip(dys, operands, strict=True))
+        through = torch.cat([dy @ operand.b.to(dy.dtype) for dy, operand in pairs], dim=-1)
+        through.mul_(ctx.scaling)  # [rows, all ranks]
+        learned: list[Tensor | None] = []
+        for dy, operand, da, part in zip(
+            dys, operands, _by_rank((through.T @ rows).T, operands), _by_rank(low, operands),
+            strict=True,
+        ):
+            # The transposed product runs twice as fast on a CPU.
+            db = (part.T @ dy).T.to(operand.b.dtype).mul_(ctx.scaling)
+            learned += [None, None, da.T.to(operand.a.dtype), db]
+        if not any(ctx.needs_input_grad[3 : 3 + ctx.num_inputs]):
+            return None, None, None, *(None for _ in inputs), *learned
+        d_rows = through @ _stacked(operands, rows.dtype)
+        for dy, operand in pairs:
+            d_rows.addmm_(dy, operand.weight)
+        d_inputs = ctx.recipe.gradients(d_rows.view_as(value), made, *inputs)
+        return None, None, None, *d_inputs, *learned
+
+
+def _operands(flat: Sequence[Tensor]) -> Iterator[Operand]:
+    size = len(Operand._fields)
+    return (Operand(*flat[i : i + size]) for i in range(0, len(flat), size))
+
+
+def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
+    """[all ranks, in]."""
+    return torch.cat([operand.a for operand in operands]).to(dtype)
+
+
+def _by_rank(tensor: Tensor, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
+    """The columns [..., r] of each operand."""
+    return tensor.split([len(operand.a) for operand in operands], dim=-1)
+
+
+def _product(rows: Tensor, operand: Operand, low: Tensor, scaling: float) -> Tensor:
+    weight, bias, _, b = operand
+    y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+    return y.addmm_(low, b.T.to(rows.dtype), alpha=scaling)

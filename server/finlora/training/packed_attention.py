@@ -1,9 +1,9 @@
 """Attention of a training batch packed into one row of tokens: the tokens that all rows start with,
 then what follows in each row.
 
-Everything but attention sees [1, P + B * L] tokens and computes the shared ones once. Here the rows
-look at the shared keys without a copy of them for each row, and heads that share a key head become
-its queries. It keeps no state between layers, so blocks may be computed again in the backward pass.
+Everything but attention sees [1, P + B * L] tokens and computes the shared ones once. Here every row
+gets its copy of the shared keys, which is less than what is computed from them. It keeps no state
+between layers, so blocks may be computed again in the backward pass.
 """
 
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class Packing:
         rows = whole[self.num_shared :].repeat(self.num_rows)
         return torch.cat((whole[: self.num_shared], rows))[None]
 
-    def rows(self, tensor: Tensor) -> Tensor:
-        """What follows the shared tokens: [heads, P + B * L, size] -> [heads, B, L, size]."""
-        own = tensor[:, self.num_shared :]
-        return own.view(len(own), self.num_rows, self.row_length, -1)
+    def split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """[heads, P + B * L, size] -> [heads, P, size] and [heads, B, L, size]."""
+        shared, rows = tensor.split((self.num_shared, self.num_rows * self.row_length), dim=1)
+        return shared, rows.unflatten(1, (self.num_rows, self.row_length))
 
 
 class _Heads(NamedTuple):
@@ -59,14 +59,19 @@ class _Scores:
     softcap: float | None
     window: int | None
 
-    def probabilities(self, products: Tensor) -> Tensor:
-        """[..., queries, keys] of each; the last queries and keys are the same tokens."""
-        scores = products * self.scaling
-        if self.softcap is not None:
-            scores = self.softcap * torch.tanh(scores / self.softcap)
-        hidden = ~self.visible(products.shape[-2], products.shape[-1], products.device)
+    def probabilities(self, query: Tensor, key: Tensor, num_queries: int) -> Tensor:
+        """[n, g * queries, size] by [n, keys, size] -> [n, g * queries, keys]; the last queries and
+        keys are the same tokens."""
+        visible = self.visible(num_queries, key.shape[1], query.device)
+        hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, -torch.inf)
+        hidden = hidden.repeat(query.shape[1] // num_queries, 1)
+        if self.softcap is None:
+            scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=self.scaling)
+        else:
+            scores = torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)
+            scores = self.softcap * torch.tanh(scores) + hidden
         # Rounded to the compute type once, as in transformers' eager attention.
-        return scores.masked_fill(hidden, -torch.inf).float().softmax(-1).to(products.dtype)
+        return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
 
     def visible(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
         """[queries, keys]: keys no later than the query, and inside the window."""
@@ -97,61 +102,37 @@ def packed_attention(
     scores = _Scores(
         query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window
     )
-    if packing is None:
-        return _attend(_Heads(query, key, value), scores).transpose(1, 2), None
-    shared = _Heads(*(t[0, :, : packing.num_shared] for t in (query, key, value)))
-    rows = _Heads(*(packing.rows(t[0]) for t in (query, key, value)))
-    is_long = packing.num_shared + packing.row_length > MAX_EAGER_TOKENS
-    attended = (_attend_long if is_long else _attend_rows)(rows, shared, scores)
-    # [heads, B, L, size] -> [B * L, heads, size]
-    tail = attended.permute(1, 2, 0, 3).flatten(0, 1)
+    heads = _Heads(query, key, value)
+    return (_attend(heads, scores) if packing is None else _attend_packed(heads, packing, scores)), None
+
+
+def _attend_packed(heads: _Heads, packing: Packing, scores: _Scores) -> Tensor:
+    """[1, heads, P + B * L, size] -> [1, P + B * L, heads, size]."""
+    shared, rows = zip(*(packing.split(tensor[0]) for tensor in heads), strict=True)
+    query, *own = (tensor.transpose(0, 1) for tensor in rows)  # [B, heads, L, size]
+    key, value = (
+        torch.cat((common.expand(packing.num_rows, -1, -1, -1), tensor), dim=2)
+        for common, tensor in zip(shared[1:], own, strict=True)
+    )
+    tail = _attend(_Heads(query, key, value), scores).flatten(0, 1)
     if not packing.num_shared:
-        return tail[None], None
+        return tail[None]
     head = _attend(_Heads(*(tensor[None] for tensor in shared)), scores)
-    return torch.cat((head[0].transpose(0, 1), tail))[None], None
+    return torch.cat((head[0], tail))[None]
 
 
 def _attend(heads: _Heads, scores: _Scores) -> Tensor:
-    """[n, heads, queries, size] by [n, kv heads, keys, size]."""
+    """[n, heads, queries, size] by [n, kv heads, keys, size] -> [n, queries, heads, size]."""
     query, key, value = heads
     num_heads, num_queries, size = query.shape[1:]
     num_kv_heads, num_keys = key.shape[1:3]
     if num_keys > MAX_EAGER_TOKENS and scores.softcap is None:
-        return _fused(heads, scores)
-    grouped = query.reshape(-1, num_kv_heads, num_heads // num_kv_heads * num_queries, size)
-    products = torch.matmul(grouped, key.transpose(2, 3))
-    products = products.view(-1, num_heads, num_queries, num_keys)
-    probabilities = scores.probabilities(products).view(*grouped.shape[:3], num_keys)
-    return torch.matmul(probabilities, value).view(query.shape)
-
-
-def _attend_rows(rows: _Heads, shared: _Heads, scores: _Scores) -> Tensor:
-    """[heads, B, L, size] by own [kv heads, B, L, size] and shared [kv heads, P, size]."""
-    num_rows, length, size = rows.query.shape[1:]
-    num_kv_heads, num_shared = shared.key.shape[:2]
-    # [kv heads, B, group, L, size]: one product with the shared keys, one with each row's own.
-    grouped = rows.query.view(num_kv_heads, -1, num_rows, length, size).transpose(1, 2)
-    per_row = grouped.reshape(num_kv_heads, num_rows, -1, size)
-    common = torch.matmul(per_row.flatten(1, 2), shared.key.transpose(1, 2))
-    common = common.view(*grouped.shape[:4], num_shared)
-    own = torch.matmul(per_row, rows.key.transpose(2, 3)).view(*grouped.shape[:4], length)
-    probabilities = scores.probabilities(torch.cat((common, own), dim=-1))
-    common, own = probabilities.split((num_shared, length), dim=-1)
-    attended = torch.matmul(own.reshape(*per_row.shape[:3], length), rows.value)
-    if num_shared:
-        flat = common.reshape(num_kv_heads, -1, num_shared)
-        attended = attended + torch.matmul(flat, shared.value).view(attended.shape)
-    return attended.view(grouped.shape).transpose(1, 2).reshape(rows.query.shape)
-
-
-def _attend_long(rows: _Heads, shared: _Heads, scores: _Scores) -> Tensor:
-    """The same for long rows: shared keys are repeated, but no square of the length is kept."""
-    num_rows = rows.query.shape[1]
-    key, value = (
-        torch.cat((common[:, None].expand(-1, num_rows, -1, -1), own), dim=2).transpose(0, 1)
-        for common, own in ((shared.key, rows.key), (shared.value, rows.value))
-    )
-    return _attend(_Heads(rows.query.transpose(0, 1), key, value), scores).transpose(0, 1)
+        return _fused(heads, scores).transpose(1, 2)
+    # Heads that share a key head are its queries.
+    grouped = query.reshape(-1, num_heads // num_kv_heads * num_queries, size)
+    probabilities = scores.probabilities(grouped, key.flatten(0, 1), num_queries)
+    attended = torch.bmm(probabilities, value.flatten(0, 1))
+    return attended.view(query.shape).transpose(1, 2)
 
 
 def _fused(heads: _Heads, scores: _Scores) -> Tensor:

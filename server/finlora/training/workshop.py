@@ -14,6 +14,7 @@ from finlora.model import LoadedBase, load_base
 from finlora.training.batches import ExampleEncoder
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.estimates import free_bytes, largest_activation_bytes
+from finlora.training.block import pack_blocks
 from finlora.training.eva import start_from_activations
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
@@ -74,6 +75,7 @@ def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
         check_double_quantised(base.model)
         widen(base.model, base.compute_dtype)
     fuse(base.model)
+    pack_blocks(base.model)
     return base
 
 
