@@ -55,9 +55,7 @@ def test_values_and_gradients_are_the_librarys(
     expected = _gradients(*_loaded(folder, packed=False), batch)
     base, learned = _loaded(folder, packed=True)
     assert gives_wanted(base.model)
-    torch.testing.assert_close(
-        _gradients(base, learned, batch), expected, atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(_gradients(base, learned, batch), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -120,13 +120,15 @@ class TrainableLoRA(nn.Module):
         return compute or self.base.weight.dtype  # type: ignore[return-value]
 
 
-def project(recipe: Recipe, inputs: Sequence[Tensor], layers: Sequence[nn.Module]) -> list[Tensor]:
+def project(
+    recipe: Recipe, inputs: Sequence[Tensor], layers: Sequence[nn.Module]
+) -> tuple[Tensor, ...]:
     """Outputs of layers, adapted or not, that all read what the recipe makes of the inputs."""
-    operands = [_operand(layer) for layer in layers]
-    if all(operand is not None for operand in operands):
-        return list(lora_products(recipe, inputs, operands, _scaling(layers)))
-    value = compute(recipe, *inputs)
-    return [layer(value) for layer in layers]
+    operands = [operand for layer in layers if (operand := _operand(layer)) is not None]
+    if len(operands) == len(layers):
+        return lora_products(recipe, inputs, operands, _scaling(layers))
+    x = compute(recipe, *inputs)
+    return tuple(layer(x) for layer in layers)
 
 
 def _operand(layer: nn.Module) -> Operand | None:

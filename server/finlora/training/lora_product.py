@@ -5,7 +5,7 @@ Autograd by itself keeps the rows and the updates' intermediate results, copies 
 add to it, and writes two gradients of the rows for each layer that it then adds up.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ def lora_product(x: Tensor, operand: Operand, scaling: float) -> Tensor:
 def lora_products(
     recipe: Recipe, inputs: Sequence[Tensor], operands: Sequence[Operand], scaling: float
 ) -> tuple[Tensor, ...]:
-    """The same for each operand, of rows [..., in] that the recipe makes of the inputs."""
+    """The same for each operand, of [..., in] that the recipe makes of the inputs."""
     flat = [tensor for operand in operands for tensor in operand]
     products: tuple[Tensor, ...] = _LoRAProducts.apply(  # type: ignore[no-untyped-call]
         recipe, scaling, len(inputs), *inputs, *flat
@@ -47,14 +47,14 @@ class _LoRAProducts(torch.autograd.Function):
     def forward(
         ctx: Any, recipe: Recipe, scaling: float, num_inputs: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        inputs, operands = tensors[:num_inputs], list(_operands(tensors[num_inputs:]))
-        value, _ = recipe.value(*inputs)
-        rows = value.flatten(0, -2)
+        inputs, operands = tensors[:num_inputs], _operands(tensors[num_inputs:])
+        x = recipe.value(*inputs)
+        rows = x.flatten(0, -2)
         low = rows @ _stacked(operands, rows.dtype).T  # [rows, all ranks]
         ctx.save_for_backward(low, *tensors)
         ctx.recipe, ctx.scaling, ctx.num_inputs = recipe, scaling, num_inputs
         return tuple(
-            _product(rows, operand, part, scaling).view(*value.shape[:-1], -1)
+            _product(rows, operand, part, scaling).view(*x.shape[:-1], -1)
             for operand, part in zip(operands, _by_rank(low, operands), strict=True)
         )
 
@@ -62,33 +62,54 @@ class _LoRAProducts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         low, *tensors = ctx.saved_tensors
-        inputs, operands = tensors[: ctx.num_inputs], list(_operands(tensors[ctx.num_inputs :]))
-        value, made = ctx.recipe.value(*inputs)
-        rows = value.flatten(0, -2)
-        dys = [dy.reshape(len(rows), -1) for dy in gradients]
-        pairs = list(zip(dys, operands, strict=True))
-        through = torch.cat([dy @ operand.b.to(dy.dtype) for dy, operand in pairs], dim=-1)
-        through.mul_(ctx.scaling)  # [rows, all ranks]
-        learned: list[Tensor | None] = []
-        for dy, operand, da, part in zip(
-            dys, operands, _by_rank((through.T @ rows).T, operands), _by_rank(low, operands),
-            strict=True,
-        ):
-            # The transposed product runs twice as fast on a CPU.
-            db = (part.T @ dy).T.to(operand.b.dtype).mul_(ctx.scaling)
-            learned += [None, None, da.T.to(operand.a.dtype), db]
-        if not any(ctx.needs_input_grad[3 : 3 + ctx.num_inputs]):
-            return None, None, None, *(None for _ in inputs), *learned
-        d_rows = through @ _stacked(operands, rows.dtype)
-        for dy, operand in pairs:
-            d_rows.addmm_(dy, operand.weight)
-        d_inputs = ctx.recipe.gradients(d_rows.view_as(value), made, *inputs)
+        inputs, operands = tensors[: ctx.num_inputs], _operands(tensors[ctx.num_inputs :])
+        dys = [dy.reshape(len(low), -1) for dy in gradients]
+        through = _through(dys, operands, ctx.scaling)
+        d_inputs: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        x = ctx.recipe.value(*inputs)
+        rows = x.flatten(0, -2)
+        learned = _learned(rows, low, through, dys, operands, ctx.scaling)
+        if any(ctx.needs_input_grad[3 : 3 + len(inputs)]):
+            dx = _through_layers(dys, through, operands).view_as(x)
+            d_inputs = ctx.recipe.gradients(dx, *inputs)
         return None, None, None, *d_inputs, *learned
 
 
-def _operands(flat: Sequence[Tensor]) -> Iterator[Operand]:
+def _through(dys: Sequence[Tensor], operands: Sequence[Operand], scaling: float) -> Tensor:
+    """[rows, all ranks]: gradient of the rows' products with every a."""
+    parts = [dy @ operand.b.to(dy.dtype) for dy, operand in zip(dys, operands, strict=True)]
+    return torch.cat(parts, dim=-1).mul_(scaling)
+
+
+def _through_layers(dys: Sequence[Tensor], through: Tensor, operands: Sequence[Operand]) -> Tensor:
+    """[rows, in]: gradient of the rows, added up by the products themselves."""
+    dx = dys[0] @ operands[0].weight
+    for dy, operand in zip(dys[1:], operands[1:], strict=True):
+        dx.addmm_(dy, operand.weight)
+    return dx.addmm_(through, _stacked(operands, through.dtype))
+
+
+def _learned(
+    rows: Tensor,
+    low: Tensor,
+    through: Tensor,
+    dys: Sequence[Tensor],
+    operands: Sequence[Operand],
+    scaling: float,
+) -> list[Tensor | None]:
+    """Gradients of the operands' fields, one after the other."""
+    found: list[Tensor | None] = []
+    da = (through.T @ rows).split([len(operand.a) for operand in operands])
+    for dy, part, operand, own in zip(dys, _by_rank(low, operands), operands, da, strict=True):
+        # The transposed product runs twice as fast on a CPU.
+        db = (part.T @ dy).T.to(operand.b.dtype) * scaling
+        found += [None, None, own.to(operand.a.dtype), db]
+    return found
+
+
+def _operands(flat: Sequence[Tensor]) -> list[Operand]:
     size = len(Operand._fields)
-    return (Operand(*flat[i : i + size]) for i in range(0, len(flat), size))
+    return [Operand(*flat[i : i + size]) for i in range(0, len(flat), size)]
 
 
 def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
@@ -98,7 +119,7 @@ def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
 
 def _by_rank(tensor: Tensor, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
     """The columns [..., r] of each operand."""
-    return tensor.split([len(operand.a) for operand in operands], dim=-1)
+    return torch.split(tensor, [len(operand.a) for operand in operands], dim=-1)
 
 
 def _product(rows: Tensor, operand: Operand, low: Tensor, scaling: float) -> Tensor:

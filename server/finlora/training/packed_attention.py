@@ -1,9 +1,9 @@
 """Attention of a training batch packed into one row of tokens: the tokens that all rows start with,
 then what follows in each row.
 
-Everything but attention sees [1, P + B * L] tokens and computes the shared ones once. Here every row
-gets its copy of the shared keys, which is less than what is computed from them. It keeps no state
-between layers, so blocks may be computed again in the backward pass.
+Everything but attention sees [1, P + B * L] tokens and computes the shared ones once. Here every
+row gets its copy of the shared keys, which is less than what is computed from them. It keeps no
+state between layers, so blocks may be computed again in the backward pass.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,9 @@ def packed_attention(
         query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window
     )
     heads = _Heads(query, key, value)
-    return (_attend(heads, scores) if packing is None else _attend_packed(heads, packing, scores)), None
+    return (
+        _attend(heads, scores) if packing is None else _attend_packed(heads, packing, scores)
+    ), None
 
 
 def _attend_packed(heads: _Heads, packing: Packing, scores: _Scores) -> Tensor:

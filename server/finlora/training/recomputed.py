@@ -12,25 +12,24 @@ from torch.autograd.function import once_differentiable
 
 
 class Recipe(Protocol):
-    """A value made from tensors; it has no weights that learn."""
+    """A value made from tensors; nothing in it learns."""
 
-    def value(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The value, and what `gradients` can use of its making."""
+    def value(self, *inputs: Tensor) -> Tensor:
+        """[..., size] of each -> [..., size]."""
 
-    def gradients(self, dy: Tensor, made: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Of the inputs, by that of the value; `made` may be overwritten."""
+    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of the inputs, by that of the value."""
 
 
-@dataclass(frozen=True, slots=True)
 class Identity:
     """y = x."""
 
-    def value(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing is made."""
-        return inputs[0], inputs[0]
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Of x."""
+        return inputs[0]
 
-    def gradients(self, dy: Tensor, _: Tensor, *__: Tensor) -> tuple[Tensor, ...]:
-        """As they come."""
+    def gradients(self, dy: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        """Of x."""
         return (dy,)
 
 
@@ -41,37 +40,42 @@ class RMSNorm:
     weight: Tensor
     eps: float
 
-    def value(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """With 1 / rms(x)."""
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Of x."""
         (x,) = inputs
         wide = x.float()
-        # One pass; squares of their own would be written and read again.
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        return (wide * inverse).to(x.dtype).mul_(self.weight), inverse
+        return (wide * self._inverse(wide)).to(x.dtype) * self.weight
 
-    def gradients(self, dy: Tensor, made: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The part of dy along x changes no direction: it is taken out."""
-        unit = inputs[0].float() * made
+    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of x."""
+        (x,) = inputs
+        wide = x.float()
+        inverse = self._inverse(wide)
+        unit = wide * inverse
         dy = (dy * self.weight).float()
+        # The part of dy along x changes no direction: it is taken out.
         along = (dy * unit).mean(-1, keepdim=True)
-        return (dy.addcmul_(unit, along, value=-1).mul_(made).to(inputs[0].dtype),)
+        return (dy.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype),)
+
+    def _inverse(self, wide: Tensor) -> Tensor:
+        """1 / rms(x). The norm reads x once; squares of their own would be written and read."""
+        norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        return norm.square_().div_(wide.shape[-1]).add_(self.eps).rsqrt_()
 
 
 @dataclass(frozen=True, slots=True)
 class GatedSiLU:
     """y = silu(gate) * up."""
 
-    def value(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """With silu(gate)."""
-        gate, up = inputs
-        activated = F.silu(gate)
-        return activated * up, activated
-
-    def gradients(self, dy: Tensor, made: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def value(self, *inputs: Tensor) -> Tensor:
         """Of gate and up."""
         gate, up = inputs
-        return torch.ops.aten.silu_backward(dy * up, gate), made.mul_(dy)
+        return F.silu(gate).mul_(up)
+
+    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of gate and up."""
+        gate, up = inputs
+        return torch.ops.aten.silu_backward(dy * up, gate), F.silu(gate).mul_(dy)
 
 
 def compute(recipe: Recipe, *inputs: Tensor) -> Tensor:
@@ -84,10 +88,9 @@ class _Computed(torch.autograd.Function):
     def forward(ctx: Any, recipe: Recipe, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.recipe = recipe
-        return recipe.value(*inputs)[0]
+        return recipe.value(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _, made = ctx.recipe.value(*ctx.saved_tensors)
-        return None, *ctx.recipe.gradients(gradients[0], made, *ctx.saved_tensors)
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.recipe.gradients(dy[0], *ctx.saved_tensors)

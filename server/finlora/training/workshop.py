@@ -12,9 +12,9 @@ from finlora.datasets.rows import Split
 from finlora.errors import ConfigError
 from finlora.model import LoadedBase, load_base
 from finlora.training.batches import ExampleEncoder
+from finlora.training.block import pack_blocks
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.estimates import free_bytes, largest_activation_bytes
-from finlora.training.block import pack_blocks
 from finlora.training.eva import start_from_activations
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
