@@ -69,7 +69,9 @@ class PackedBlock(GradientCheckpointingLayer):
         query, key = rotate(query, *angles), rotate(key, *angles)
         attended, _ = packed_attention(
             attention,
-            *(tensor.transpose(1, 2) for tensor in (query, key, value)),
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
             None,
             scaling=attention.scaling,
             sliding_window=_window(attention),
