@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from finlora.engine.lora import MAX_PRODUCTS_PER_MATMUL
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import GREEDY
 from tests.tiny_models import ARCHITECTURES
@@ -56,7 +57,7 @@ def prompts(count: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("limit", [0, 10**9], ids=["segments", "concatenated"])
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["one by one", "stacked"])
 def test_every_row_of_a_mixed_batch_equals_peft_alone(
     architecture: str,
     limit: int,
@@ -64,7 +65,7 @@ def test_every_row_of_a_mixed_batch_equals_peft_alone(
     make_engine: EngineMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("finlora.engine.lora.MAX_PRODUCTS_PER_MATMUL", limit)
+    monkeypatch.setitem(MAX_PRODUCTS_PER_MATMUL, torch.float32, limit)
     world = worlds(architecture)
     engine = make_engine(world)
     engine.warm(world.adapters.values())

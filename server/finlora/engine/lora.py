@@ -9,17 +9,24 @@ input are adapted together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finlora.engine.batch import NO_SLOT
+from finlora.engine.lora_batch import LoRABatch, Stack
 from finlora.engine.siblings import LayerGroup
 
-# All adapters are applied to all rows at once, and the wrong ones masked out, as long as that costs
-# at most this many multiplications for each small matmul it saves (loadtest/lora_paths.py).
-MAX_PRODUCTS_PER_MATMUL = 5_000_000
+# More is multiplied than needed as long as that costs at most so many products for each small
+# matmul that it saves (loadtest/lora_paths.py). In 16 bits oneDNN has to prepare each of them.
+MAX_PRODUCTS_PER_MATMUL = {
+    torch.float32: 500_000,
+    torch.bfloat16: 2_000_000,
+    torch.float16: 2_000_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,47 +56,6 @@ class AdapterWeights:
         return sum(layer.num_bytes for layer in self.layers.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows [start, stop) of the batch use the adapter in `slot`."""
-
-    slot: int
-    start: int
-    stop: int
-
-
-@dataclass(slots=True)
-class LoRABatch:
-    """Which rows of this step use which slot."""
-
-    segments: tuple[Segment, ...]
-    slots: tuple[int, ...]  # distinct, ascending
-    num_rows: int
-    _masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of_segments(cls, segments: list[Segment], num_rows: int) -> "LoRABatch | None":
-        """The batch's adapters, or None when no row uses one."""
-        if not segments:
-            return None
-        slots = tuple(sorted({segment.slot for segment in segments}))
-        return cls(tuple(segments), slots, num_rows)
-
-    def foreign(self, ranks: tuple[int, ...], device: torch.device) -> Tensor:
-        """Mask [num_rows, sum(ranks)]: True where a rank belongs to another row's adapter."""
-        if ranks not in self._masks:
-            mask = torch.ones(self.num_rows, sum(ranks), dtype=torch.bool, device=device)
-            ends = torch.tensor(ranks).cumsum(0).tolist()
-            columns = {
-                slot: slice(end - rank, end)
-                for slot, rank, end in zip(self.slots, ranks, ends, strict=True)
-            }
-            for segment in self.segments:
-                mask[segment.start : segment.stop, columns[segment.slot]] = False
-            self._masks[ranks] = mask
-        return self._masks[ranks]
-
-
 class LoRALayerSlots:
     """The slots of one group of layers."""
 
@@ -97,106 +63,103 @@ class LoRALayerSlots:
         self, group: LayerGroup, max_loras: int, max_rank: int, dtype: torch.dtype, device: str
     ) -> None:
         # Memory is touched only where adapters are written: a small rank costs its own size.
-        max_hidden = len(group.names) * max_rank
-        out_features = sum(group.out_features)
-        self._a = torch.empty(max_loras, max_hidden, group.in_features, dtype=dtype, device=device)
-        self._b = torch.empty(max_loras, max_rank, out_features, dtype=dtype, device=device)
+        max_width = len(group.names) * max_rank
+        self._in_features, self._out_features = group.in_features, sum(group.out_features)
+        self._a = torch.empty(max_loras, max_width, self._in_features, dtype=dtype, device=device)
+        self._b = torch.empty(max_loras, max_width, self._out_features, dtype=dtype, device=device)
         self._columns = group.columns
         self._magnitudes: dict[int, Tensor] = {}
-        self._ranks: list[tuple[int, ...]] = [()] * max_loras  # of each layer
-        self._concatenated: tuple[tuple[int, ...], Tensor, Tensor] | None = None
+        self._ranks: list[list[slice]] = [[]] * max_loras  # of each layer
+        self._filled = [(self._a[slot, :0], self._b[slot, :0]) for slot in range(max_loras)]
+        self._widths = [0] * max_loras  # ranks of all layers
+        self._copied: tuple[tuple[int, ...], Tensor, Tensor] | None = None
+        max_products = MAX_PRODUCTS_PER_MATMUL[dtype]
+        # One more adapter in a stack saves two matmuls; all of B at once, one for each layer.
+        self._max_cost = 2 * max_products // (self._in_features + self._out_features)
+        self._max_whole = len(group.names) * max_products // self._out_features  # rows x ranks
 
     def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
-        """Put one adapter's layers into a slot; None: the adapter leaves that layer alone."""
-        self._concatenated = None
-        self._ranks[slot] = tuple(0 if layer is None else len(layer.a) for layer in layers)
-        for layer, hidden, columns in zip(layers, self._hidden(slot), self._columns, strict=True):
+        """Put one adapter's layers into a slot; None: the adapter leaves that layer alone.
+
+        The A matrices are stacked, B has each layer's part at its ranks and columns and is zero
+        elsewhere: two products serve all layers.
+        """
+        self._copied = None
+        ends = list(accumulate(0 if layer is None else len(layer.a) for layer in layers))
+        self._widths[slot] = ends[-1]
+        self._ranks[slot] = [slice(start, end) for start, end in pairwise([0, *ends])]
+        a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
+        b.zero_()
+        for layer, ranks, columns in zip(layers, self._ranks[slot], self._columns, strict=True):
             if layer is not None:
-                self._a[slot, hidden].copy_(layer.a, non_blocking=True)
-                self._b[slot, : len(layer.b), columns].copy_(layer.b, non_blocking=True)
+                a[ranks].copy_(layer.a, non_blocking=True)
+                b[ranks, columns].copy_(layer.b, non_blocking=True)
         self._write_magnitude(slot, layers)
 
     def _write_magnitude(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         self._magnitudes.pop(slot, None)
         if all(layer is None or layer.magnitude is None for layer in layers):
             return
-        magnitude = self._b.new_ones(self._b.shape[2])
+        magnitude = self._b.new_ones(self._out_features)
         for layer, columns in zip(layers, self._columns, strict=True):
             if layer is not None and layer.magnitude is not None:
                 magnitude[columns] = layer.magnitude
         self._magnitudes[slot] = magnitude
 
-    def _hidden(self, slot: int) -> list[slice]:
-        """Where each layer's ranks lie among those of all: the A matrices are stacked."""
-        ranks = self._ranks[slot]
-        ends = [sum(ranks[: i + 1]) for i in range(len(ranks))]
-        return [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
-
     @property
     def num_bytes(self) -> int:
         """Bytes that hold adapters now."""
-        per_rank = [self._a.shape[2] + c.stop - c.start for c in self._columns]
-        numbers: int = sum(
-            rank * size
-            for ranks in self._ranks
-            for rank, size in zip(ranks, per_rank, strict=False)  # an empty slot has no ranks
-        )
+        numbers = sum(self._widths) * (self._in_features + self._out_features)
         extra = sum(m.numel() * m.element_size() for m in self._magnitudes.values())
         return numbers * self._a.element_size() + extra
 
     def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
-        ranks = tuple(sum(self._ranks[slot]) for slot in batch.slots)
-        products = len(x) * sum(ranks) * (x.shape[1] + y.shape[1])
-        num_matmuls = len(batch.segments) * (1 + len(self._columns))
-        if 0 < products <= MAX_PRODUCTS_PER_MATMUL * num_matmuls:
-            self._apply_concatenated(x, y, ranks, batch)
-        elif products:
-            self._apply_segments(x, y, batch)
+        widths = [0 if s.slot == NO_SLOT else self._widths[s.slot] for s in batch.segments]
+        plan = batch.plan(widths, self._max_cost)
+        for run, own_x, own_y in zip(plan.runs, plan.parts(x), plan.parts(y), strict=True):
+            if run.width and len(run.slots) == 1:
+                self._apply_one(own_x, own_y, run.slots[0])
+            elif run.width:
+                self._apply_stacked(own_x, own_y, run.stack(x.device), run.width)
         if self._magnitudes:
             self._apply_magnitudes(y, bias, batch)
 
-    def _apply_concatenated(
-        self, x: Tensor, y: Tensor, ranks: tuple[int, ...], batch: LoRABatch
-    ) -> None:
-        a, b = self._concatenate(batch.slots, ranks)
-        hidden = F.linear(x, a)
-        if len(batch.segments) > 1 or batch.segments[0].stop - batch.segments[0].start < len(x):
-            hidden.masked_fill_(batch.foreign(ranks, x.device), 0)
-        y.addmm_(hidden, b)
+    def _apply_stacked(self, x: Tensor, y: Tensor, stack: Stack, width: int) -> None:
+        """Many adapters in two products of a matrix for each slot."""
+        a, b = self._weights(stack.slots, width)
+        hidden, stacked = torch.bmm(stack.of(x), a), stack.of(y)
+        # Onto y and not beside it: rounded once, as a matmul for one adapter alone rounds.
+        stacked.baddbmm_(hidden, b)
+        if stack.places is not None:
+            torch.index_select(stacked.flatten(0, 1), 0, stack.places, out=y)
 
-    def _concatenate(self, slots: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _weights(self, slots: tuple[int, ...], width: int) -> tuple[Tensor, Tensor]:
+        """A [slots, in_features, width] and B [slots, width, out_features]."""
+        if slots[-1] - slots[0] + 1 == len(slots):
+            taken = slice(slots[0], slots[-1] + 1)
+            return self._a[taken, :width].transpose(1, 2), self._b[taken, :width]
         # Batches of the same adapters follow each other: the copy is kept until a slot changes.
-        if self._concatenated is None or self._concatenated[0] != slots:
-            a = torch.cat([self._a[slot, :rank] for slot, rank in zip(slots, ranks, strict=True)])
-            b = torch.cat([self._spread(slot) for slot in slots])
-            self._concatenated = (slots, a, b)
-        return self._concatenated[1:]
+        if self._copied is None or self._copied[0] != slots:
+            index = list(slots)
+            self._copied = (slots, self._a[index, :width].transpose(1, 2), self._b[index, :width])
+        return self._copied[1:]
 
-    def _spread(self, slot: int) -> Tensor:
-        """B of all layers [sum of ranks, out_features], zero where rank and column do not meet."""
-        b = self._b.new_zeros(sum(self._ranks[slot]), self._b.shape[2])
-        for hidden, columns in zip(self._hidden(slot), self._columns, strict=False):
-            b[hidden, columns] = self._b[slot, : hidden.stop - hidden.start, columns]
-        return b
-
-    def _apply_segments(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
-        for segment in batch.segments:
-            slot, rows = segment.slot, slice(segment.start, segment.stop)
-            total = sum(self._ranks[slot])
-            if not total:
-                continue
-            hidden = F.linear(x[rows], self._a[slot, :total])
-            for ranks, columns in zip(self._hidden(slot), self._columns, strict=True):
-                rank = ranks.stop - ranks.start
-                if rank:
-                    y[rows, columns].addmm_(hidden[:, ranks], self._b[slot, :rank, columns])
+    def _apply_one(self, x: Tensor, y: Tensor, slot: int) -> None:
+        a, b = self._filled[slot]
+        hidden = F.linear(x, a)
+        if len(x) * self._widths[slot] <= self._max_whole:
+            y.addmm_(hidden, b)
+            return
+        for ranks, columns in zip(self._ranks[slot], self._columns, strict=True):
+            if ranks.stop > ranks.start:
+                y[:, columns].addmm_(hidden[:, ranks], b[ranks, columns])
 
     def _apply_magnitudes(self, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
-        for segment in batch.segments:
+        rows_of_each = y.split([segment.num_rows for segment in batch.segments])
+        for segment, rows in zip(batch.segments, rows_of_each, strict=True):
             magnitude = self._magnitudes.get(segment.slot)
             if magnitude is not None:
-                rows = y[segment.start : segment.stop]
                 rows.mul_(magnitude)
                 if bias is not None:  # y holds the bias already; DoRA does not scale it
                     rows.add_(bias * (1 - magnitude))

@@ -1,6 +1,7 @@
 """Runs a scheduled batch through the model: token ids in, logits out."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from finlora.attention_interface import use_attention
 from finlora.engine.attention import IMPLEMENTATION, SequenceSpan, build_batch, paged_attention
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
-from finlora.engine.lora import LoRABatch, LoRASlots, Segment
+from finlora.engine.lora import LoRASlots
+from finlora.engine.lora_batch import LoRABatch, Segment
 from finlora.engine.packed_linear import StepRows
 
 
@@ -97,16 +99,10 @@ def _split(batch: Batch, logits: Tensor, num_rows: list[int]) -> BatchLogits:
 
 
 def _lora_batch(batch: Batch) -> LoRABatch | None:
-    """The runs of neighbouring rows that share a slot."""
-    segments: list[Segment] = []
-    start = 0
-    for sequence in batch.sequences:
-        stop = start + sequence.num_tokens
-        slot = sequence.running.slot
-        if slot != NO_SLOT:
-            if segments and segments[-1].slot == slot and segments[-1].stop == start:
-                segments[-1] = Segment(slot, segments[-1].start, stop)
-            else:
-                segments.append(Segment(slot, start, stop))
-        start = stop
-    return LoRABatch.of_segments(segments, start)
+    """The runs of neighbouring rows that share a slot; None when nobody has one."""
+    segments = [
+        Segment(slot, sum(sequence.num_tokens for sequence in sequences))
+        for slot, sequences in groupby(batch.sequences, key=lambda s: s.running.slot)
+    ]
+    adapted = any(segment.slot != NO_SLOT for segment in segments)
+    return LoRABatch(tuple(segments)) if adapted else None
