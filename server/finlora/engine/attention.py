@@ -76,6 +76,15 @@ class DecodeGroup:
         return self._biases[key]
 
 
+@dataclass(frozen=True, slots=True)
+class HeadRows:
+    """The rows of a block, head by head, of tensors seen as [tokens * heads, head size]."""
+
+    queries: Tensor  # [num_seqs * heads * BLOCK], row of the batch's queries
+    rows: Tensor  # [num_new * heads], rows of the batch's output
+    places: Tensor  # [num_new * heads], where each of them is in what the block computes
+
+
 @dataclass(slots=True)
 class BlockGroup:
     """Sequences with new tokens in the positions [BLOCK * index, BLOCK * index + BLOCK)."""
@@ -85,14 +94,27 @@ class BlockGroup:
     places: Tensor  # [num_new], where among `queries` each of them is
     context: Context
     _biases: Biases = field(default_factory=dict)
+    _heads: HeadRows | None = None
 
-    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask [BLOCK, length], the same for all; made once per step and window."""
+    def bias(self, window: int | None, dtype: torch.dtype, num_groups: int) -> Tensor:
+        """Additive mask [1, num_groups * BLOCK, length]; made once per step and window."""
         key = (window, dtype)
         if key not in self._biases:
             keys = torch.arange(self.context.length, device=self.rows.device)
-            self._biases[key] = _bias(keys[-BLOCK:, None], keys, window, dtype)
+            bias = _bias(keys[-BLOCK:, None], keys, window, dtype)
+            self._biases[key] = bias.repeat(num_groups, 1)[None]
         return self._biases[key]
+
+    def heads(self, num_heads: int) -> HeadRows:
+        """The block's rows in the order of its products; made once per step."""
+        if self._heads is None:
+            heads = torch.arange(num_heads, device=self.rows.device)
+            by_seq = self.queries.view(-1, 1, BLOCK) * num_heads + heads[:, None]
+            seqs, positions = self.places // BLOCK, self.places % BLOCK
+            places = (seqs[:, None] * num_heads + heads) * BLOCK + positions[:, None]
+            rows = self.rows[:, None] * num_heads + heads
+            self._heads = HeadRows(by_seq.flatten(), rows.flatten(), places.flatten())
+        return self._heads
 
 
 @dataclass(slots=True)
@@ -218,8 +240,7 @@ def paged_attention(
         own = slice(0, decode.num_seqs)
         output[own] = _decode(query[own], pool, decode, sliding_window, scores)
     for block in attention_batch.blocks:
-        attended = _prefill(query, pool, block, sliding_window, scores)
-        output.index_copy_(0, block.rows, attended)
+        _prefill(query, output, pool, block, sliding_window, scores)
     return output[None], None
 
 
@@ -257,18 +278,22 @@ def _decode(
 
 
 def _prefill(
-    query: Tensor, pool: Tensor, group: BlockGroup, window: int | None, scores: Scores
-) -> Tensor:
+    query: Tensor,
+    output: Tensor,
+    pool: Tensor,
+    group: BlockGroup,
+    window: int | None,
+    scores: Scores,
+) -> None:
+    """Query and output [T, heads, size]; the block's new rows of the output are written."""
     num_heads, size = query.shape[1:]
-    num_seqs = group.queries.shape[0] // BLOCK
     key, value = group.context.read(pool)
-    padded = query.index_select(0, group.queries).view(num_seqs, BLOCK, num_heads, size)
-    grouped = padded.transpose(1, 2).reshape(key.shape[0], -1, size)
-    num_groups = grouped.shape[1] // BLOCK
-    bias = group.bias(window, query.dtype).repeat(num_groups, 1)
-    attended = scores.attend(grouped, key, value, bias[None])
-    attended = attended.view(num_seqs, num_heads, BLOCK, size).transpose(1, 2)
-    return attended.reshape(-1, num_heads, size).index_select(0, group.places)
+    heads = group.heads(num_heads)
+    # One copy brings the queries into the order of the products, one brings the results back.
+    grouped = query.reshape(-1, size).index_select(0, heads.queries).view(key.shape[0], -1, size)
+    bias = group.bias(window, query.dtype, grouped.shape[1] // BLOCK)
+    attended = scores.attend(grouped, key, value, bias).view(-1, size)
+    output.view(-1, size).index_copy_(0, heads.rows, attended.index_select(0, heads.places))
 
 
 def _bias(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
