@@ -89,7 +89,8 @@ class LoRALayerSlots:
         self._widths[slot] = ends[-1]
         self._ranks[slot] = [slice(start, end) for start, end in pairwise([0, *ends])]
         a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
-        b.zero_()
+        if len(layers) > 1:
+            b.zero_()
         for layer, ranks, columns in zip(layers, self._ranks[slot], self._columns, strict=True):
             if layer is not None:
                 a[ranks].copy_(layer.a, non_blocking=True)
