@@ -80,7 +80,8 @@ class Load:
     num_requests: int
 
     def __str__(self) -> str:
-        return f"{self.num_clients} clients, {self.max_tokens} new tokens"
+        clients = "1 client" if self.num_clients == 1 else f"{self.num_clients} clients"
+        return f"{clients}, {self.max_tokens} new token{'s' * (self.max_tokens > 1)}"
 
 
 LOADS = (Load(96, 3, 96), Load(32, 3, 64), Load(1, 1, 16))
