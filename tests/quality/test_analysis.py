@@ -78,6 +78,21 @@ def test_goals_that_are_not() -> None:
     assert [goal.verdict for goal in found] == ["not reached"] * 4
 
 
+def test_another_start_has_goals_of_its_own() -> None:
+    rows = [True] * 300 + [False] * 100
+    hurt = [False] * 40 + rows[40:]
+    arms = by_arm(
+        [trial("lora-16", s, {"a": rows}) for s in range(3)]
+        + [trial("qlora-nf4", s, {"a": hurt}) for s in range(3)]
+        + [trial("lora-16-on-nf4", s, {"a": hurt}) for s in range(3)]
+        + [trial("qlora-qera", s, {"a": rows}) for s in range(3)]
+    )
+    found = goals(arms, ["a"], None, None)
+    others = [goal.verdict for goal in found if "quantisation error" in goal.what]
+    assert others == ["reached"] * 2
+    assert [goal.verdict for goal in found if "NF4 + QLoRA minus" in goal.what] == ["not reached"]
+
+
 def test_goals_that_nobody_can_tell() -> None:
     nothing = goals({}, ["a"], None, None)
     assert {goal.verdict for goal in nothing} == {"open"}

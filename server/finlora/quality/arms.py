@@ -46,6 +46,7 @@ class Arm:
 
 LORA, QLORA = Recipe(Quantization.NONE), Recipe(Quantization.NF4)
 LORA_16, QLORA_NF4, LORA_16_ON_NF4 = "lora-16", "qlora-nf4", "lora-16-on-nf4"
+QLORA_QERA = "qlora-qera"
 ARMS = (
     Arm("base-16", "16-bit base", Quantization.NONE),
     Arm("base-nf4", "NF4 base", Quantization.NF4),
@@ -55,7 +56,7 @@ ARMS = (
     Arm(LORA_16_ON_NF4, "16-bit adapter on the NF4 base", Quantization.NF4, LORA, is_main=True),
     Arm("qlora-on-16", "QLoRA adapter on the 16-bit base", Quantization.NONE, QLORA),
     Arm("qlora-merged", "QLoRA merged into 16 bits", Quantization.NONE, QLORA, is_merged=True),
-    Arm("qlora-qera", "NF4 + QLoRA, started from the quantisation error", Quantization.NF4,
+    Arm(QLORA_QERA, "NF4 + QLoRA, started from the quantisation error", Quantization.NF4,
         Recipe(Quantization.NF4, init="qera"), is_main=True),
     Arm("qlora-qkv", "NF4 + QLoRA, q, k, v only", Quantization.NF4,
         Recipe(Quantization.NF4, targets=QKV)),

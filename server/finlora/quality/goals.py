@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from finlora.evaluation.tables import percent
 from finlora.quality.analysis import difference
-from finlora.quality.arms import LORA_16, LORA_16_ON_NF4, QLORA_NF4
+from finlora.quality.arms import LORA_16, LORA_16_ON_NF4, QLORA_NF4, QLORA_QERA
 from finlora.quality.experiment import Measured
 
 LOWER_BOUND = -0.015
@@ -14,6 +14,8 @@ WON_BACK = 0.9
 AGREEMENT = 0.995
 BYTES_SHARE = 0.3
 NOT_MEASURED = "not measured"
+QLORA_TITLE = "NF4 + QLoRA"
+QERA_TITLE = "NF4 + QLoRA, started from the quantisation error,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,37 +38,44 @@ def goals(
     agreement: Mapping[str, int] | None,
     bytes_share: float | None,
 ) -> list[Goal]:
-    """All of them, measured or not."""
+    """All of them, measured or not; those of the other start where it was measured."""
+    starts = {QLORA_NF4: QLORA_TITLE}
+    if QLORA_QERA in arms:
+        starts[QLORA_QERA] = QERA_TITLE
     return [
-        _non_inferior(arms, sets),
-        _won_back(arms, sets),
+        *(_non_inferior(name, title, arms, sets) for name, title in starts.items()),
+        *(_won_back(name, title, arms, sets) for name, title in starts.items()),
         _agreement(agreement),
         _bytes(bytes_share),
     ]
 
 
-def _non_inferior(arms: Mapping[str, Sequence[Measured]], sets: Sequence[str]) -> Goal:
+def _non_inferior(
+    name: str, title: str, arms: Mapping[str, Sequence[Measured]], sets: Sequence[str]
+) -> Goal:
     what = (
-        "NF4 + QLoRA minus 16 bits + LoRA, accuracy, pooled: lower 95 % bound above "
+        f"{title} minus 16 bits + LoRA, accuracy, pooled: lower 95 % bound above "
         f"{100 * LOWER_BOUND:.1f} points (aim: {100 * AIM:.1f}), 3 seeds or more"
     )
-    if not {LORA_16, QLORA_NF4} <= arms.keys():
+    if not {LORA_16, name} <= arms.keys():
         return Goal(what, NOT_MEASURED, None)
-    num_seeds = len(arms[QLORA_NF4])
-    found = difference(arms[QLORA_NF4], arms[LORA_16], sets)
+    num_seeds = len(arms[name])
+    found = difference(arms[name], arms[LORA_16], sets)
     shown = f"{percent(found, sign=True)} points, {num_seeds} seed{'s'[: num_seeds > 1]}"
     return Goal(what, shown, found.low > LOWER_BOUND if num_seeds >= 3 else None)
 
 
-def _won_back(arms: Mapping[str, Sequence[Measured]], sets: Sequence[str]) -> Goal:
+def _won_back(
+    name: str, title: str, arms: Mapping[str, Sequence[Measured]], sets: Sequence[str]
+) -> Goal:
     what = (
-        "Of what a 16-bit adapter loses on the NF4 base, training on NF4 wins back "
+        f"Of what a 16-bit adapter loses on the NF4 base, {title} wins back "
         f"{100 * WON_BACK:.0f} % or more"
     )
-    if not {LORA_16, LORA_16_ON_NF4, QLORA_NF4} <= arms.keys():
+    if not {LORA_16, LORA_16_ON_NF4, name} <= arms.keys():
         return Goal(what, NOT_MEASURED, None)
     lost = difference(arms[LORA_16], arms[LORA_16_ON_NF4], sets)
-    gained = difference(arms[QLORA_NF4], arms[LORA_16_ON_NF4], sets)
+    gained = difference(arms[name], arms[LORA_16_ON_NF4], sets)
     shown = f"lost {percent(lost, sign=True)}, won back {percent(gained, sign=True)} points"
     if lost.low <= 0:
         return Goal(what, f"{shown}: no loss that could be told from chance", None)
