@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 
 from finlora.quality.analysis import arm_result, by_arm, difference, mean_of
+from finlora.quality.experiment import Measured
 from finlora.quality.goals import goals
 from tests.quality.trials import drawn, trial
 
 SETS = ("a", "b")
+WELL = [True] * 300 + [False] * 100
+HURT = [False] * 40 + WELL[40:]
+
+
+def three_seeds(arms: dict[str, list[bool]]) -> dict[str, list[Measured]]:
+    """Arms that answer set `a` like this with every seed."""
+    return by_arm([trial(name, s, {"a": hits}) for name, hits in arms.items() for s in range(3)])
 
 
 def test_one_seed_gives_the_interval_of_a_proportion() -> None:
@@ -54,38 +62,21 @@ def test_results_of_an_arm() -> None:
 
 
 def test_goals_that_are_reached() -> None:
-    rows = [True] * 300 + [False] * 100
-    hurt = [False] * 40 + rows[40:]
-    arms = by_arm(
-        [trial("lora-16", s, {"a": rows}) for s in range(3)]
-        + [trial("qlora-nf4", s, {"a": rows}) for s in range(3)]
-        + [trial("lora-16-on-nf4", s, {"a": hurt}) for s in range(3)]
-    )
+    arms = three_seeds({"lora-16": WELL, "qlora-nf4": WELL, "lora-16-on-nf4": HURT})
     found = goals(arms, ["a"], {"same": 200, "rows": 200}, 0.26)
     assert [goal.verdict for goal in found] == ["reached"] * 4
     assert "100 %" in found[1].found
 
 
 def test_goals_that_are_not() -> None:
-    rows = [True] * 300 + [False] * 100
-    hurt = [False] * 40 + rows[40:]
-    arms = by_arm(
-        [trial("lora-16", s, {"a": rows}) for s in range(3)]
-        + [trial("qlora-nf4", s, {"a": hurt}) for s in range(3)]
-        + [trial("lora-16-on-nf4", s, {"a": hurt}) for s in range(3)]
-    )
+    arms = three_seeds({"lora-16": WELL, "qlora-nf4": HURT, "lora-16-on-nf4": HURT})
     found = goals(arms, ["a"], {"same": 190, "rows": 200}, 0.31)
     assert [goal.verdict for goal in found] == ["not reached"] * 4
 
 
 def test_another_start_has_goals_of_its_own() -> None:
-    rows = [True] * 300 + [False] * 100
-    hurt = [False] * 40 + rows[40:]
-    arms = by_arm(
-        [trial("lora-16", s, {"a": rows}) for s in range(3)]
-        + [trial("qlora-nf4", s, {"a": hurt}) for s in range(3)]
-        + [trial("lora-16-on-nf4", s, {"a": hurt}) for s in range(3)]
-        + [trial("qlora-qera", s, {"a": rows}) for s in range(3)]
+    arms = three_seeds(
+        {"lora-16": WELL, "qlora-nf4": HURT, "lora-16-on-nf4": HURT, "qlora-qera": WELL}
     )
     found = goals(arms, ["a"], None, None)
     others = [goal.verdict for goal in found if "quantisation error" in goal.what]
