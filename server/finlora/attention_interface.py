@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -11,6 +12,13 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     """Where a key is no later than its query and inside the window, by their positions."""
     seen = keys <= queries
     return seen if window is None else seen & (keys > queries - window)
+
+
+def additive_mask(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where a key is visible to its query, by their positions, -inf elsewhere."""
+    seen = visible(queries, keys, window)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, -torch.inf)
 
 
 def use_attention(model: PreTrainedModel, name: str, attend: Callable[..., Any]) -> None:

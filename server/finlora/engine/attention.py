@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finlora.attention_interface import visible
+from finlora.attention_interface import additive_mask
 from finlora.engine.kv_cache import CONTEXT_PADDING, Pages
 
 IMPLEMENTATION = "finlora_paged"
@@ -70,7 +70,7 @@ class DecodeGroup:
         key = (window, dtype)
         if key not in self._biases:
             keys = torch.arange(self.context.length, device=self.positions.device)
-            bias = _bias(self.positions[:, None], keys, window, dtype)
+            bias = additive_mask(self.positions[:, None], keys, window, dtype)
             num_kv_heads = self.context.num_rows // self.num_seqs
             self._biases[key] = bias.repeat_interleave(num_kv_heads, 0)[:, None, :]
         return self._biases[key]
@@ -101,7 +101,7 @@ class BlockGroup:
         key = (window, dtype)
         if key not in self._biases:
             keys = torch.arange(self.context.length, device=self.rows.device)
-            bias = _bias(keys[-BLOCK:, None], keys, window, dtype)
+            bias = additive_mask(keys[-BLOCK:, None], keys, window, dtype)
             self._biases[key] = bias.repeat(num_groups, 1)[None]
         return self._biases[key]
 
@@ -294,10 +294,3 @@ def _prefill(
     bias = group.bias(window, query.dtype, grouped.shape[1] // BLOCK)
     attended = scores.attend(grouped, key, value, bias).view(-1, size)
     output.view(-1, size).index_copy_(0, heads.rows, attended.index_select(0, heads.places))
-
-
-def _bias(queries: Tensor, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """0 where a key is no later than its query and inside the window, -inf elsewhere."""
-    seen = visible(queries, keys, window)
-    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return bias.masked_fill_(~seen, float("-inf"))

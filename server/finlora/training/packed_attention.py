@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finlora.attention_interface import use_attention, visible
+from finlora.attention_interface import additive_mask, use_attention, visible
 
 IMPLEMENTATION = "finlora_packed"
 # Up to here two batched products beat the fused CPU kernel, whose backward pass alone took a fifth
@@ -62,8 +62,8 @@ class _Scores:
     def probabilities(self, query: Tensor, key: Tensor, num_queries: int) -> Tensor:
         """[n, g * queries, size] by [n, keys, size] -> [n, g * queries, keys]; the last queries and
         keys are the same tokens."""
-        visible = self.visible(num_queries, key.shape[1], query.device)
-        hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, -torch.inf)
+        positions = _positions(num_queries, key.shape[1], query.device)
+        hidden = additive_mask(*positions, self.window, query.dtype)
         hidden = hidden.repeat(query.shape[1] // num_queries, 1)
         if self.softcap is None:
             scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=self.scaling)
@@ -72,12 +72,6 @@ class _Scores:
             scores = self.softcap * torch.tanh(scores) + hidden
         # Rounded to the compute type once, as in transformers' eager attention.
         return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-
-    def visible(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-        """[queries, keys]: keys no later than the query, and inside the window."""
-        keys = torch.arange(num_keys, device=device)
-        queries = keys[num_keys - num_queries :, None]
-        return visible(queries, keys, self.window)
 
 
 def packed_attention(
@@ -138,10 +132,17 @@ def _attend(heads: _Heads, scores: _Scores) -> Tensor:
 
 
 def _fused(heads: _Heads, scores: _Scores) -> Tensor:
-    visible = scores.visible(heads.query.shape[2], heads.key.shape[2], heads.query.device)
+    positions = _positions(heads.query.shape[2], heads.key.shape[2], heads.query.device)
+    seen = visible(*positions, scores.window)
     return F.scaled_dot_product_attention(
-        *heads, attn_mask=visible, scale=scores.scaling, enable_gqa=True
+        *heads, attn_mask=seen, scale=scores.scaling, enable_gqa=True
     )
+
+
+def _positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of queries [queries, 1], the last ones, and of keys [keys]."""
+    keys = torch.arange(num_keys, device=device)
+    return keys[num_keys - num_queries :, None], keys
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:

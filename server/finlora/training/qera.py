@@ -6,13 +6,13 @@ Needs no 16-bit model in memory: its tensors are read one at a time.
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from finlora.bases.tensors import TensorEntry, read_weight
 from finlora.model import LoadedBase
 from finlora.training.batches import Example
 from finlora.training.lora_layer import TrainableLoRA, plain_weight
-from finlora.training.restoration.closed_form import correct
-from finlora.training.restoration.moments import input_moments
+from finlora.training.restoration.closed_form import corrections
 
 MAX_ROWS = 64
 
@@ -28,11 +28,12 @@ def start_from_error(
 
     `entries` are the base's 16-bit tensors. Raises BaseModelError when one is missing.
     """
+
+    def error(name: str) -> Tensor:
+        return read_weight(entries, name).to(base.device) - plain_weight(layers[name].base)
+
     batches = [torch.tensor([row.context + row.target]) for row in examples[:MAX_ROWS]]
     shapes = {name: base.spec.linear_layers[name] for name in layers}
-    for group, moment in input_moments(base, shapes, batches):
-        for name in group.names:
-            layer = layers[name]
-            error = read_weight(entries, name).to(base.device) - plain_weight(layer.base)
-            factors = correct(error, moment, layer.settings.rank)
-            layer.start_at(factors.a, factors.b)
+    rank = next(iter(layers.values())).settings.rank
+    for name, factors in corrections(base, shapes, batches, error, rank):
+        layers[name].start_at(factors.a, factors.b)

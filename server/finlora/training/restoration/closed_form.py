@@ -7,10 +7,15 @@ and by Eckart and Young the answer is the truncated SVD of E L, times L^-1 on th
 first of a higher one.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from finlora.bases.spec import LinearShape
+from finlora.model import LoadedBase
+from finlora.training.restoration.moments import input_moments
 
 DAMPING = 1e-3  # of the mean second moment, for directions that the text never showed
 
@@ -25,6 +30,20 @@ class Factors:
     def first(self, rank: int) -> "Factors":
         """The best factors of a lower rank."""
         return Factors(self.a[:rank], self.b[:, :rank])
+
+
+@torch.no_grad()
+def corrections(
+    base: LoadedBase,
+    layers: Mapping[str, LinearShape],
+    batches: Sequence[Tensor],
+    error: Callable[[str], Tensor],
+    rank: int,
+) -> Iterator[tuple[str, Factors]]:
+    """Each layer's factors by its `error`, weighed by its inputs when `base` reads the batches."""
+    for group, moment in input_moments(base, layers, batches):
+        for name in group.names:
+            yield name, correct(error(name), moment, rank)
 
 
 @torch.no_grad()

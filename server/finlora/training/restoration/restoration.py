@@ -13,7 +13,7 @@ from finlora.model import LoadedBase
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.preparation import eos_token_id
-from finlora.training.restoration.closed_form import Factors, correct
+from finlora.training.restoration.closed_form import Factors, corrections
 from finlora.training.restoration.distillation import DistillationStep, distil
 from finlora.training.restoration.fidelity import ORIGINAL, Fidelity, fidelities
 from finlora.training.restoration.findings import (
@@ -22,7 +22,6 @@ from finlora.training.restoration.findings import (
     closed_form_name,
     restored_name,
 )
-from finlora.training.restoration.moments import input_moments
 from finlora.training.restoration.order import RestorationOrder
 from finlora.training.restoration.pair import Pair, load_pair
 from finlora.training.restoration.texts import Corpus, load_corpus, pack
@@ -95,11 +94,8 @@ class Restoration:
         """Moments are those of the original's inputs: what the layers should be given."""
         batches, teacher = self._batches.calibration, self._pair.teacher
         self._report(f"closed form of rank {rank} from {_num_tokens(batches)} tokens")
-        return {
-            name: correct(self._pair.error(name), moment, rank)
-            for group, moment in input_moments(teacher, teacher.spec.linear_layers, batches)
-            for name in group.names
-        }
+        layers = teacher.spec.linear_layers
+        return dict(corrections(teacher, layers, batches, self._pair.error, rank))
 
     def _measure(self, variants: Mapping[str, Callable[[], None]]) -> None:
         num_tokens = _num_tokens(self._batches.held_out)
