@@ -13,7 +13,7 @@ from finlora.training.batches import (
     length_grouped,
     micro_batches,
 )
-from finlora.training.packed_attention import Packing
+from finlora.training.packing import Packing
 from tests.training.rows import make_rows
 
 CPU = torch.device("cpu")
@@ -67,10 +67,10 @@ def test_collate_points_at_what_predicts_each_target() -> None:
         Example([5, 6, 7, 8, 12, 13, 14], [23]),
     ]
     batch = collate(examples, CPU)
-    assert batch.packing == Packing(num_shared=4, num_rows=3, row_length=3)
-    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 10, 20, 11, 22, 0, 12, 13, 14]
-    assert batch.packing.positions(CPU).tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 4, 5, 6]]
-    assert batch.positions.tolist() == [5, 6, 7, 8, 12]
+    assert batch.packing == Packing(4, (3, 2, 3))
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 10, 20, 11, 22, 12, 13, 14]
+    assert batch.packing.positions(CPU).tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5, 4, 5, 6]]
+    assert batch.positions.tolist() == [5, 6, 7, 8, 11]
     assert batch.targets.tolist() == [20, 21, 22, 21, 23]
     assert batch.rows.tolist() == [0, 0, 1, 1, 2]
     assert batch.num_tokens == 8 + 7 + 8
@@ -85,7 +85,7 @@ def test_equal_contexts_keep_a_token_to_predict_from() -> None:
 
 def test_a_single_row_shares_nothing() -> None:
     batch = collate([Example([5, 6, 7, 8, 9], [20])], CPU)
-    assert batch.packing == Packing(num_shared=0, num_rows=1, row_length=5)
+    assert batch.packing == Packing(0, (5,))
     assert batch.input_ids.tolist() == [5, 6, 7, 8, 9]
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import TextEncoder, encode_prompt
-from finlora.training.packed_attention import Packing
+from finlora.training.packing import Packing
 
 POOL_BATCHES = 32  # batches that are sorted by length together; more would make order predictable
 MIN_SHARED_TOKENS = 4
@@ -42,16 +42,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The tokens that all rows start with, then what follows in each row, padded on the right,
-    where a causal model never looks."""
+    """The tokens that all rows start with, then what follows in each."""
 
-    input_ids: Tensor  # [P + B * L]
+    input_ids: Tensor  # [T]
     packing: Packing
     positions: Tensor  # [N]: indices into input_ids whose next token is a target
     targets: Tensor  # [N]
     rows: Tensor  # [N]: the row of each target
     weights: Tensor  # [N]: of each target in the loss
-    num_tokens: int  # of the rows as a user counts them: shared tokens once a row, no padding
+    num_tokens: int  # of the rows as a user counts them: shared tokens once a row
 
 
 class ExampleEncoder:
@@ -148,33 +147,26 @@ def rows_at_once(num_tokens: int, device: torch.device, *, num_shared: int = 0) 
     return max(1, (MAX_CPU_TOKENS - num_shared) // (num_tokens - num_shared))
 
 
-def collate(
-    examples: Sequence[Example],
-    device: torch.device,
-    *,
-    pad_token_id: int = 0,
-) -> Batch:
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
     """Put examples side by side."""
     shared = _num_shared([example.context for example in examples])
     # The last token of a target is predicted, never read.
     inputs = [(example.context + example.target)[shared:-1] for example in examples]
-    length = max(map(len, inputs))
+    packed = examples[0].context[:shared] + [token for ids in inputs for token in ids]
     positions: list[int] = []
     targets: list[int] = []
     rows: list[int] = []
     weights: list[float] = []
+    end = shared
     for row, example in enumerate(examples):
-        first = row * length + len(example.context) - 1
-        positions += range(first, first + len(example.target))
+        end += len(inputs[row])
+        positions += range(end - len(example.target), end)
         targets += example.target
         rows += [row] * len(example.target)
         weights += [example.weight] * len(example.target)
-    packed = examples[0].context[:shared]
-    for ids in inputs:
-        packed += ids + [pad_token_id] * (length - len(ids))
     return Batch(
         input_ids=_tensor(packed, device),
-        packing=Packing(shared, len(examples), length),
+        packing=Packing(shared, tuple(map(len, inputs))),
         positions=_tensor(positions, device),
         targets=_tensor(targets, device),
         rows=_tensor(rows, device),

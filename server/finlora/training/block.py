@@ -15,7 +15,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from finlora.training.fused import GATED, FusedMLP, FusedRMSNorm
 from finlora.training.lora_layer import project
 from finlora.training.lora_product import ROWS
-from finlora.training.packed_attention import Packing, packed_attention
+from finlora.training.packed_attention import packed_attention
+from finlora.training.packing import Packing
 from finlora.training.rotary import rotate
 
 # Blocks that compute what Llama's do; they differ in biases and windows.

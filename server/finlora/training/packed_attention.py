@@ -1,9 +1,7 @@
-"""Attention of a training batch packed into one row of tokens: the tokens that all rows start with,
-then what follows in each row.
+"""Attention of a training batch packed into one row of tokens (`Packing`), or of plain rows.
 
-Everything but attention sees [1, P + B * L] tokens and computes the shared ones once. Here every
-row gets its copy of the shared keys, which is less than what is computed from them. It keeps no
-state between layers, so blocks may be computed again in the backward pass.
+Every row gets its copy of the shared keys, which is less than what is computed from them. It keeps
+no state between layers, so blocks may be computed again in the backward pass.
 """
 
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finlora.attention_interface import additive_mask, use_attention, visible
+from finlora.training.packing import Packing, gather, spread
 
 IMPLEMENTATION = "finlora_packed"
 # Up to here two batched products beat the fused CPU kernel, whose backward pass alone took a fifth
@@ -22,32 +21,11 @@ IMPLEMENTATION = "finlora_packed"
 MAX_EAGER_TOKENS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """P shared tokens, then B rows of L tokens each."""
-
-    num_shared: int
-    num_rows: int
-    row_length: int
-
-    def positions(self, device: torch.device) -> Tensor:
-        """[1, P + B * L]: place of each token in its own row."""
-        length = self.num_shared + self.row_length
-        whole = torch.arange(length, device=device)
-        rows = whole[self.num_shared :].repeat(self.num_rows)
-        return torch.cat((whole[: self.num_shared], rows))[None]
-
-    def split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """[heads, P + B * L, size] -> [heads, P, size] and [heads, B, L, size]."""
-        shared, rows = tensor.split((self.num_shared, self.num_rows * self.row_length), dim=1)
-        return shared, rows.unflatten(1, (self.num_rows, self.row_length))
-
-
 class _Heads(NamedTuple):
-    """What a layer attends with."""
+    """What rows attend with. The queries of g heads follow each other: they share a key head."""
 
-    query: Tensor
-    key: Tensor
+    query: Tensor  # [n * g, queries, size]
+    key: Tensor  # [n, keys, size]
     value: Tensor
 
 
@@ -96,47 +74,48 @@ def packed_attention(
     scores = _Scores(
         query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window
     )
-    heads = _Heads(query, key, value)
-    return (
-        _attend(heads, scores) if packing is None else _attend_packed(heads, packing, scores)
-    ), None
+    if packing is not None:
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        return _attend_packed(query, key, value, packing, scores)[None], None
+    heads = _Heads(*(tensor.flatten(0, 1) for tensor in (query, key, value)))
+    return _attend(heads, scores).view(query.shape).transpose(1, 2), None
 
 
-def _attend_packed(heads: _Heads, packing: Packing, scores: _Scores) -> Tensor:
-    """[1, heads, P + B * L, size] -> [1, P + B * L, heads, size]."""
-    shared, rows = zip(*(packing.split(tensor[0]) for tensor in heads), strict=True)
-    query, *own = (tensor.transpose(0, 1) for tensor in rows)  # [B, heads, L, size]
-    key, value = (
-        torch.cat((common.expand(packing.num_rows, -1, -1, -1), tensor), dim=2)
-        for common, tensor in zip(shared[1:], own, strict=True)
-    )
-    tail = _attend(_Heads(query, key, value), scores).flatten(0, 1)
-    if not packing.num_shared:
-        return tail[None]
-    head = _attend(_Heads(*(tensor[None] for tensor in shared)), scores)
-    return torch.cat((head[0], tail))[None]
+def _attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: _Scores
+) -> Tensor:
+    """[T, heads, size] and [T, kv heads, size] -> [T, heads, size]."""
+    of_queries = packing.layout(query.shape[1], query.device, sees_shared=False)
+    of_keys = packing.layout(key.shape[1], key.device, sees_shared=True)
+    ways = (query, of_queries), (key, of_keys), (value, of_keys)
+    shared, rows = (_Heads(*heads) for heads in zip(*(spread(*way) for way in ways), strict=True))
+    head = _attend(shared, scores) if packing.num_shared else shared.query
+    return gather(head, _attend(rows, scores), of_queries)
 
 
 def _attend(heads: _Heads, scores: _Scores) -> Tensor:
-    """[n, heads, queries, size] by [n, kv heads, keys, size] -> [n, queries, heads, size]."""
+    """[n * g, queries, size], as the query."""
     query, key, value = heads
-    num_heads, num_queries, size = query.shape[1:]
-    num_kv_heads, num_keys = key.shape[1:3]
+    num_queries, num_keys = query.shape[1], key.shape[1]
     if num_keys > MAX_EAGER_TOKENS and scores.softcap is None:
-        return _fused(heads, scores).transpose(1, 2)
-    # Heads that share a key head are its queries.
-    grouped = query.reshape(-1, num_heads // num_kv_heads * num_queries, size)
-    probabilities = scores.probabilities(grouped, key.flatten(0, 1), num_queries)
-    attended = torch.bmm(probabilities, value.flatten(0, 1))
-    return attended.view(query.shape).transpose(1, 2)
+        return _fused(heads, scores)
+    grouped = query.reshape(len(key), -1, query.shape[-1])
+    probabilities = scores.probabilities(grouped, key, num_queries)
+    return torch.bmm(probabilities, value).view(query.shape)
 
 
 def _fused(heads: _Heads, scores: _Scores) -> Tensor:
-    positions = _positions(heads.query.shape[2], heads.key.shape[2], heads.query.device)
-    seen = visible(*positions, scores.window)
-    return F.scaled_dot_product_attention(
-        *heads, attn_mask=seen, scale=scores.scaling, enable_gqa=True
+    query, key, value = heads
+    seen = visible(*_positions(query.shape[1], key.shape[1], query.device), scores.window)
+    attended = F.scaled_dot_product_attention(
+        query.unflatten(0, (len(key), -1)),  # [n, g, queries, size]
+        key[:, None],
+        value[:, None],
+        attn_mask=seen,
+        scale=scores.scaling,
+        enable_gqa=True,
     )
+    return attended.flatten(0, 1)
 
 
 def _positions(num_queries: int, num_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:

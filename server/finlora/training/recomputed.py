@@ -2,6 +2,7 @@
 and the gated products inside an MLP, by which a block keeps a third less.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Pullback = Callable[[Tensor], tuple[Tensor, ...]]
+
 
 class Recipe(Protocol):
     """A value made from tensors; nothing in it learns."""
@@ -17,8 +20,8 @@ class Recipe(Protocol):
     def value(self, *inputs: Tensor) -> Tensor:
         """[..., size] of each -> [..., size]."""
 
-    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Of the inputs, by that of the value."""
+    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
+        """The value, and what makes the inputs' gradients of its own."""
 
 
 class Identity:
@@ -28,9 +31,9 @@ class Identity:
         """Of x."""
         return inputs[0]
 
-    def gradients(self, dy: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
         """Of x."""
-        return (dy,)
+        return inputs[0], lambda dy: (dy,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +45,22 @@ class RMSNorm:
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Of x."""
-        (x,) = inputs
-        wide = x.float()
-        return (wide * self._inverse(wide)).to(x.dtype) * self.weight
+        return self.again(*inputs)[0]
 
-    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
         """Of x."""
         (x,) = inputs
         wide = x.float()
         inverse = self._inverse(wide)
         unit = wide * inverse
-        dy = (dy * self.weight).float()
-        # The part of dy along x changes no direction: it is taken out.
-        along = (dy * unit).mean(-1, keepdim=True)
-        return (dy.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype),)
+
+        def pull(dy: Tensor) -> tuple[Tensor, ...]:
+            dy = (dy * self.weight).float()
+            # The part of dy along x changes no direction: it is taken out.
+            along = (dy * unit).mean(-1, keepdim=True)
+            return (dy.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype),)
+
+        return unit.to(x.dtype) * self.weight, pull
 
     def _inverse(self, wide: Tensor) -> Tensor:
         """1 / rms(x). The norm reads x once; squares of their own would be written and read."""
@@ -72,10 +77,15 @@ class GatedSiLU:
         gate, up = inputs
         return F.silu(gate).mul_(up)
 
-    def gradients(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
         """Of gate and up."""
         gate, up = inputs
-        return torch.ops.aten.silu_backward(dy * up, gate), F.silu(gate).mul_(dy)
+        activated = F.silu(gate)
+
+        def pull(dy: Tensor) -> tuple[Tensor, ...]:
+            return torch.ops.aten.silu_backward(dy * up, gate), activated.mul_(dy)
+
+        return activated * up, pull
 
 
 def compute(recipe: Recipe, *inputs: Tensor) -> Tensor:
@@ -93,4 +103,5 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.recipe.gradients(dy[0], *ctx.saved_tensors)
+        _, pull = ctx.recipe.again(*ctx.saved_tensors)
+        return None, *pull(dy[0])
