@@ -70,7 +70,8 @@ class TestFile:
                     continue
                 expected = probabilities_by(http, model, row[1])
                 assert label == max(expected, key=expected.__getitem__)
-                assert list(map(float, values)) == pytest.approx(list(expected.values()), abs=1e-6)
+                # The page's rows are computed together, which in float32 rounds otherwise.
+                assert list(map(float, values)) == pytest.approx(list(expected.values()), abs=1e-5)
                 assert likeliest == max(values, key=float)
                 assert error == ""
 

@@ -17,8 +17,7 @@ class WideWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.nbytes = weight.nbytes
-        fits = weight.dtype is torch.bfloat16 and weight.device.type == "cpu"
-        self._arranged = fits and torch.backends.mkldnn.is_available()
+        self._arranged = _can_be_arranged(weight)
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), NUM_ROWS_HINT)
             if self._arranged
@@ -31,6 +30,16 @@ class WideWeight:
             return F.linear(x, self._weight)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return y
+
+
+def _can_be_arranged(weight: Tensor) -> bool:
+    """Not where the CPU lacks AVX512 altogether: there the kernel refuses 16 bits."""
+    return (
+        weight.dtype is torch.bfloat16
+        and weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 class WideLinear(nn.Module):

@@ -66,10 +66,10 @@ def packed_attention(
     packing: Packing | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Query [1, heads, P + B * L, size], key and value [1, kv heads, P + B * L, size].
+    """Query [1, heads, T, size], key and value [1, kv heads, T, size] -> [1, T, heads, size].
 
-    Returns [1, P + B * L, heads, size]. Without `packing`: plain rows [B, heads, L, size]. The mask
-    is None by our mask function; dropout is 0, for the base itself never trains.
+    Without `packing`: plain rows [B, heads, L, size]. The mask is None by our mask function; dropout
+    is 0, for the base itself never trains.
     """
     scores = _Scores(
         query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window
