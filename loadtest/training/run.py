@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=_positive, default=3)
     add("--steps", type=_positive, default=12, help="optimizer steps of a run")
     add("--batch-size", type=_positive, default=16, help="rows of an optimizer step")
-    add("--plain-batch-sizes", type=_sizes, default=[4, 16], help="rows at once to try, 4,16")
+    add("--plain-batch-sizes", type=_sizes, default=[4, 8, 16], help="rows at once to try, 4,8,16")
     add("--valid", type=_positive, default=48, help="validation rows")
     add("--output", type=Path, help="folder for the results (default: a new one in build/)")
     return parser

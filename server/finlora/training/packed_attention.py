@@ -68,8 +68,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Query [1, heads, T, size], key and value [1, kv heads, T, size] -> [1, T, heads, size].
 
-    Without `packing`: plain rows [B, heads, L, size]. The mask is None by our mask function; dropout
-    is 0, for the base itself never trains.
+    Without `packing`: plain rows [B, heads, L, size]. The mask is None by our mask function;
+    dropout is 0: the base itself never trains.
     """
     scores = _Scores(
         query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, sliding_window

@@ -21,7 +21,7 @@ class Recipe(Protocol):
         """[..., size] of each -> [..., size]."""
 
     def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
-        """The value, and what makes the inputs' gradients of its own."""
+        """The value, and what makes the inputs' gradients of its own, once: it may reuse memory."""
 
 
 class Identity:
