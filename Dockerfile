@@ -5,6 +5,17 @@
 #
 # TORCH_INDEX is the package index with CPU builds of torch that PyTorch's installation page names.
 # Beyond loopback the server wants a key; `finlora adapters add` in the container writes the volume.
+FROM python:3.12-slim AS wheel
+
+# The C compiler stays behind: the wheel carries what it made.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+WORKDIR /src
+COPY pyproject.toml hatch_build.py README.md LICENSE NOTICE ./
+COPY adapters_registry adapters_registry
+COPY server server
+RUN pip wheel --no-deps --wheel-dir /wheels .
+
+
 FROM python:3.12-slim
 
 ARG TORCH_INDEX
@@ -25,10 +36,9 @@ WORKDIR /app
 COPY constraints.txt ./
 RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
 
-COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY adapters_registry adapters_registry
-COPY server server
-RUN pip install -c constraints.txt . \
+COPY --from=wheel /wheels /wheels
+RUN pip install -c constraints.txt /wheels/*.whl \
     && install -d -o finlora -g finlora cache \
     && chown -R finlora:finlora adapters_registry
 

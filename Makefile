@@ -83,8 +83,9 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+KERNELS = $(wildcard server/finlora/native/*.c)
 # torch first and alone: its index need not carry the other packages.
-$(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml
+$(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml hatch_build.py $(KERNELS)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
 	@touch $@

@@ -11,6 +11,7 @@ from finlora.config import Quantization, Settings
 from finlora.doctor.computing import check_computing
 from finlora.doctor.findings import Finding, Level
 from finlora.model import base_spec, load_base, packing_obstacle
+from finlora.native import library
 from finlora.threads import usable_cores
 from tests import tiny_models
 
@@ -22,8 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def finding(subject: str, settings: Settings, base: Path | None = None) -> Finding:
     spec = None if base is None else base_spec(str(base))
-    (found,) = (f for f in check_computing(settings, spec) if f.subject == subject)
-    return found
+    return next(f for f in check_computing(settings, spec) if f.subject == subject)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -42,6 +42,18 @@ def test_packed_layers_are_counted_as_the_loader_marks_them(
     assert ("AVX512_BF16" in found.text) is True
     assert (found.next_step is None) == native
     assert finding("kernels", settings).level is found.level  # also before the base is known
+
+
+@pytest.mark.parametrize("reason", [None, "they were not compiled when finlora was installed"])
+def test_unpacked_layers_want_compiled_kernels(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finlora.model.has_avx512bf16", lambda: False)
+    monkeypatch.setattr(library, "obstacle", lambda: reason)
+    *_, found = (f for f in check_computing(Settings(device="cpu"), None) if f.subject == "kernels")
+    assert found.facts == {"compiled": reason is None}
+    assert found.level is (Level.OK if reason is None else Level.NOTE)
+    assert found.text.endswith("compiled" if reason is None else reason)
 
 
 @pytest.mark.parametrize(

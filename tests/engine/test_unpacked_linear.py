@@ -9,8 +9,8 @@ from torch import nn
 
 from finlora.config import Quantization
 from finlora.engine import unpacked_linear
-from finlora.engine.unpacked_linear import UnpackedLinear, replace_unpacked_layers, unpacked_layers
-from finlora.model import load_base, pack
+from finlora.engine.unpacked_linear import UnpackedLinear, fits
+from finlora.model import load_base
 from tests.engine.conftest import World
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -36,11 +36,9 @@ def test_the_same_as_bitsandbytes(
 ) -> None:
     monkeypatch.setattr(unpacked_linear, "TILE_BYTES", tile_bytes)
     model = load(worlds(architecture), quantization, dtype)
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, Linear4bit)}
-    replace_unpacked_layers(model)
-    assert len(list(unpacked_layers(model))) == len(layers)
-    for name, layer in layers.items():
-        tiled = model.get_submodule(name)
+    for layer in [module for module in model.modules() if isinstance(module, Linear4bit)]:
+        assert fits(layer)
+        tiled = UnpackedLinear.of(layer)
         for shape in [(1, 1), (3, 40)]:
             x = torch.randn(*shape, layer.in_features, dtype=dtype)
             with torch.inference_mode():
@@ -62,20 +60,3 @@ def test_the_weights_are_bitsandbytes_own(llama: World, dtype: torch.dtype) -> N
         assert torch.equal(tiled(units), expected)
         assert tiled.widen() == expected.nbytes
         assert torch.equal(tiled(units), expected)
-
-
-def test_scales_are_written_out_and_counted(llama: World) -> None:
-    model = load(llama, Quantization.NF4, torch.float32)
-    num_weights = sum(m.weight.numel() * 2 for m in model.modules() if isinstance(m, Linear4bit))
-    added = replace_unpacked_layers(model)
-    held = sum(layer.scales.nbytes for layer in unpacked_layers(model))
-    assert held == num_weights // 64 * 4
-    assert 0 < added < held
-
-
-def test_packed_layers_are_left_alone(llama: World) -> None:
-    model = load_base(str(llama.base), Quantization.NF4, dtype=torch.bfloat16, device="cpu").model
-    if not pack(model):
-        pytest.skip("this CPU has no packed kernel")
-    assert replace_unpacked_layers(model) == 0
-    assert not list(unpacked_layers(model))

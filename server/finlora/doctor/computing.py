@@ -11,8 +11,14 @@ from finlora.config import GIB, Quantization, Settings
 from finlora.doctor.findings import Finding, note, ok, problem
 from finlora.errors import ConfigError
 from finlora.model import best_dtype, packing_obstacle, target_device
+from finlora.native import library
 from finlora.threads import usable_cores, wanted_threads
 
+FASTER = (
+    "a CPU with AVX512_BF16 (Intel since Sapphire Rapids, AMD since Zen 4) or a GPU is several "
+    "times faster"
+)
+COMPILE = "where there is a C compiler, install finlora again: several times faster"
 ANY_SHAPE = LinearShape(in_features=1024, out_features=1024)
 
 
@@ -75,8 +81,13 @@ def _check_layers(
         return
     reasons = "; ".join(map(str, obstacles))
     text = f"NF4 unpacked in {len(shapes) - num_packed} of {len(shapes)} layers: {reasons}"
-    step = (
-        "a CPU with AVX512_BF16 (Intel since Sapphire Rapids, AMD since Zen 4) or a GPU is several "
-        "times faster; --wide-copies helps where memory allows"
+    reason = (
+        library.obstacle() if dtype is torch.float32 else f"they compute in float32, not {name}"
     )
-    yield note("kernels", f"{text}; computing in {name}", step, **facts)
+    yield note("kernels", f"{text}; computing in {name}", FASTER, **facts)
+    if reason is None:
+        yield ok("kernels", "finlora's own for unpacked layers: compiled", compiled=True)
+    else:
+        yield note(
+            "kernels", f"finlora's own for unpacked layers: {reason}", COMPILE, compiled=False
+        )

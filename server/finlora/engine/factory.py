@@ -25,7 +25,7 @@ from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.engine.siblings import LayerGroup, group_layers
-from finlora.engine.unpacked_linear import replace_unpacked_layers, unpacked_layers
+from finlora.engine.unpacked_layers import replace_unpacked_layers, unpacked_layers
 from finlora.engine.wide import widen_output_layer
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack

@@ -1,4 +1,4 @@
-"""Four-bit layers on CPUs without the packed kernel: dequantised in every step, a tile at a time.
+"""Four-bit layers on CPUs with neither kernel: dequantised in every step, a tile at a time.
 
 A tile is small enough to stay in the cache between its dequantisation and its product, so a layer's
 16 or 32-bit weights never travel to memory, whatever the size of the model. The dequantisation, its
@@ -16,7 +16,6 @@ from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
 from finlora.bases.dequantization import block_scales
-from finlora.model import stored_scales
 
 KERNELS = {
     ("nf4", torch.float32): "cdequantize_blockwise_cpu_nf4_fp32",
@@ -122,28 +121,9 @@ class UnpackedLinear(nn.Module):
         )
 
 
-def replace_unpacked_layers(model: nn.Module) -> int:
-    """Put an UnpackedLinear in place of every layer that has one's form; bytes its scales add."""
-    num_bytes = 0
-    for name, layer in [(name, m) for name, m in model.named_modules() if _fits(m)]:
-        unpacked = UnpackedLinear.of(layer)
-        model.set_submodule(name, unpacked)
-        num_bytes += unpacked.scales.nbytes - sum(s.nbytes for s in stored_scales(layer))
-    return num_bytes
-
-
-def unpacked_layers(model: nn.Module) -> Iterator[UnpackedLinear]:
-    """Every such layer of the model."""
-    return (module for module in model.modules() if isinstance(module, UnpackedLinear))
-
-
-def _fits(module: nn.Module) -> bool:
-    """On a CPU, not packed, and no block of weights crosses the border of two rows."""
-    if not isinstance(module, Linear4bit) or module.weight.device.type != "cpu":
-        return False
-    weight: Any = module.weight
+def fits(layer: Linear4bit) -> bool:
+    """Whether an unpacked layer on a CPU can be computed so; no block may cross two rows."""
+    weight: Any = layer.weight
     state = weight.quant_state
-    if getattr(state, "packing_format_for_cpu", False) or module.in_features % state.blocksize:
-        return False
-    kernel = KERNELS.get((state.quant_type, module.compute_dtype))
-    return kernel is not None and hasattr(lib, kernel)
+    kernel = KERNELS.get((state.quant_type, layer.compute_dtype))
+    return layer.in_features % state.blocksize == 0 and kernel is not None and hasattr(lib, kernel)

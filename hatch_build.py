@@ -1,0 +1,66 @@
+"""Compiles server/finlora/native/*.c into the wheel where there is a C compiler that can.
+
+Without one the package is plain Python and computes with bitsandbytes' kernels instead.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NATIVE = Path("server/finlora/native")
+LIBRARY = NATIVE / "_kernels.so"
+# The rest of the processor's abilities is looked at when the library is loaded.
+COMPILE = ("-std=c11", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-c")
+# Not with -fopenmp: the threads are to be those of the OpenMP library that torch has loaded.
+LINK = ("-shared",)
+
+
+class KernelHook(BuildHookInterface):  # type: ignore[misc]
+    """Adds the compiled library, and says for which machines the wheel then is."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Before files are collected; a wheel that cannot be compiled is built without."""
+        root = Path(self.root)
+        (root / LIBRARY).unlink(missing_ok=True)
+        if self.target_name != "wheel" or not _is_known_machine():
+            return
+        try:
+            _compile(root)
+        except (OSError, subprocess.SubprocessError) as error:
+            self.app.display_warning(f"finlora's C kernels are left out: {_reason(error)}")
+            return
+        build_data["artifacts"].append(LIBRARY.as_posix())
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-linux_x86_64"
+
+
+def _is_known_machine() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def _compile(root: Path) -> None:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise FileNotFoundError("there is no C compiler (cc, gcc or $CC)")
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for source in sorted((root / NATIVE).glob("*.c")):
+            objects.append(str(Path(folder) / f"{source.stem}.o"))
+            _run(compiler, *COMPILE, str(source), "-o", objects[-1])
+        _run(compiler, *LINK, *objects, "-o", str(root / LIBRARY))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _reason(error: Exception) -> str:
+    printed = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
+    return f"{error}\n{printed}".strip()

@@ -1,0 +1,87 @@
+"""Times a forward pass through a model's NF4 layers by each way that a CPU without AVX512_BF16 has.
+
+Prints a Markdown table: milliseconds for all linear layers of the default base (30 blocks, siblings
+joined), and the rate they amount to, beside float32 weights, which take eight times the memory.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.functional import quantize_4bit
+from torch import Tensor
+
+from finlora.engine.panel_linear import PanelLinear
+from finlora.engine.unpacked_linear import UnpackedLinear
+from finlora.native.four_bit import PanelWeight
+
+BLOCK_SIZE = 64
+# (out_features, in_features) of a block of the default base.
+SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
+NUM_BLOCKS = 30
+NUM_ROWS = (1, 4, 16, 32, 64, 128, 512, 2048)
+REPEATS = 5
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Layers:
+    """All layers of a model in one form; more than the caches hold."""
+
+    def __init__(self, products: Sequence[tuple[int, Product]]) -> None:
+        self._products = products
+
+    @torch.inference_mode()
+    def milliseconds(self, num_rows: int) -> float:
+        """Median time of every layer once with so many rows."""
+        inputs = {width: torch.randn(num_rows, width) for width, _ in self._products}
+        times = []
+        for _ in range(REPEATS + 1):
+            begin = time.perf_counter()
+            for width, product in self._products:
+                product(inputs[width])
+            times.append(time.perf_counter() - begin)
+        return median(times[1:]) * 1e3
+
+
+def ways() -> dict[str, Layers]:
+    """Every way with random weights."""
+    panels, tiles, plain = [], [], []
+    for out_features, in_features in SHAPES * NUM_BLOCKS:
+        weight = torch.randn(out_features, in_features)
+        stored, state = quantize_4bit(weight, blocksize=BLOCK_SIZE, quant_type="nf4")
+        codes = stored.view(torch.uint8).view(out_features, -1)
+        scales = state.absmax.view(out_features, -1)
+        panel = PanelLinear(PanelWeight.arrange(codes, scales, state.code), None)
+        tiled = UnpackedLinear(
+            codes, scales, None, quant_type="nf4", block_size=BLOCK_SIZE, dtype=torch.float32
+        )
+        panels.append((in_features, panel.product))
+        tiles.append((in_features, tiled.product))
+        plain.append((in_features, _plain_product(weight)))
+    return {"own kernel": Layers(panels), "tiles": Layers(tiles), "float32": Layers(plain)}
+
+
+def _plain_product(weight: Tensor) -> Product:
+    return lambda x: F.linear(x, weight)
+
+
+def main() -> int:
+    """Print the table."""
+    flops = 2.0 * NUM_BLOCKS * sum(out * inner for out, inner in SHAPES)
+    made = ways()
+    sys.stdout.write(f"| rows | {' | '.join(f'{n}, ms | GFLOP/s' for n in made)} |\n")
+    sys.stdout.write(f"|{'---|' * (1 + 2 * len(made))}\n")
+    for num_rows in NUM_ROWS:
+        found = [layers.milliseconds(num_rows) for layers in made.values()]
+        cells = [f"{ms:.1f} | {flops * num_rows / ms / 1e6:.0f}" for ms in found]
+        sys.stdout.write(f"| {num_rows} | {' | '.join(cells)} |\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

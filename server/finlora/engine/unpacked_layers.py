@@ -1,0 +1,39 @@
+"""Chooses how four-bit layers are computed that the packed kernel does not take on a CPU."""
+
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+from bitsandbytes.nn.modules import Linear4bit
+from torch import nn
+
+from finlora.engine import panel_linear, unpacked_linear
+from finlora.engine.panel_linear import PanelLinear
+from finlora.engine.unpacked_linear import UnpackedLinear
+from finlora.model import stored_scales
+
+
+def replace_unpacked_layers(model: nn.Module) -> int:
+    """Put the faster layer that fits in place of every unpacked one; bytes that scales add."""
+    num_bytes = 0
+    for name, layer in [(n, m) for n, m in model.named_modules() if _is_unpacked(m)]:
+        if panel_linear.fits(layer):
+            replacement: PanelLinear | UnpackedLinear = PanelLinear.of(layer)
+        elif unpacked_linear.fits(layer):
+            replacement = UnpackedLinear.of(layer)
+        else:
+            continue
+        model.set_submodule(name, replacement)
+        num_bytes += replacement.scales.nbytes - sum(s.nbytes for s in stored_scales(layer))
+    return num_bytes
+
+
+def unpacked_layers(model: nn.Module) -> Iterator[PanelLinear | UnpackedLinear]:
+    """Every layer that was put in place."""
+    return (m for m in model.modules() if isinstance(m, PanelLinear | UnpackedLinear))
+
+
+def _is_unpacked(module: nn.Module) -> TypeGuard[Linear4bit]:
+    if not isinstance(module, Linear4bit) or module.weight.device.type != "cpu":
+        return False
+    weight: Any = module.weight
+    return not getattr(weight.quant_state, "packing_format_for_cpu", False)

@@ -1,0 +1,89 @@
+"""Four-bit weights in the panels that four_bit.c reads, and what can be computed with them."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from finlora.native.library import load
+
+PANEL = 16  # output features of a panel
+
+
+class PanelWeight:
+    """A weight [out_features, in_features] of four-bit codes with a scale for every block of a row.
+
+    out_features is a multiple of 16 and in_features one of the block size.
+    """
+
+    def __init__(self, codes: Tensor, scales: Tensor, code_book: Tensor) -> None:
+        """Bytes [panels, in_features, 8] and float32 [panels, blocks, 16], as `arrange` makes them.
+
+        `code_book` is what the 16 codes mean, float32. Raises KernelsUnusableError.
+        """
+        self.codes, self.scales, self.code_book = codes, scales, code_book
+        self.num_panels, self.in_features = codes.shape[0], codes.shape[1]
+        self.block_size = self.in_features // scales.shape[1]
+        self._library = load()
+
+    @classmethod
+    def arrange(cls, codes: Tensor, scales: Tensor, code_book: Tensor) -> "PanelWeight":
+        """From bytes [out_features, in_features / 2], the first code in the high half of each.
+
+        Scales are [out_features, blocks of a row].
+        """
+        out_features, half = codes.shape
+        single = torch.stack((codes >> 4, codes & 15), -1).view(-1, 2, PANEL // 2, 2 * half)
+        low, high = single.transpose(2, 3).unbind(1)  # [panels, in_features, 8]
+        arranged = scales.view(out_features // PANEL, PANEL, -1).transpose(1, 2).contiguous()
+        return cls((low | high << 4).contiguous(), arranged.float(), code_book.float().contiguous())
+
+    @classmethod
+    def joined(cls, weights: "list[PanelWeight]") -> "PanelWeight":
+        """One weight with the output features of all in a row."""
+        codes = torch.cat([weight.codes for weight in weights])
+        scales = torch.cat([weight.scales for weight in weights])
+        return cls(codes, scales, weights[0].code_book)
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return self.num_panels * PANEL
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
+        x = x.contiguous()
+        out = x.new_empty(len(x), self.out_features)
+        self._library.finlora_four_bit_product(
+            _address(x),
+            ctypes.c_int64(len(x)),
+            ctypes.c_int64(self.in_features),
+            *self._panels(slice(0, self.num_panels)),
+            _address(out),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return out
+
+    def transposed(self, panels: slice) -> Tensor:
+        """W^T of some panels: [in_features, 16 for each panel]."""
+        out = self.scales.new_empty(self.in_features, PANEL * (panels.stop - panels.start))
+        self._library.finlora_four_bit_weights(
+            ctypes.c_int64(self.in_features),
+            *self._panels(panels),
+            _address(out),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return out
+
+    def _panels(self, panels: slice) -> tuple[object, ...]:
+        return (
+            _address(self.codes[panels]),
+            _address(self.scales[panels]),
+            _address(self.code_book),
+            ctypes.c_int64(panels.stop - panels.start),
+            ctypes.c_int64(self.block_size),
+        )
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,42 @@
+"""Finds and loads the compiled kernels; says why where they cannot be used."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).parent / "_kernels.so"
+VERSION = 1  # of four_bit.c
+CAPABILITIES = ("AVX2", "AVX512")  # what torch calls CPUs that can run them
+
+
+class KernelsUnusableError(Exception):
+    """The kernels cannot be used here; the text says why."""
+
+
+def obstacle() -> str | None:
+    """Why the kernels cannot be used on this machine; None: they can."""
+    try:
+        load()
+    except KernelsUnusableError as error:
+        return str(error)
+    return None
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library. Raises KernelsUnusableError."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in CAPABILITIES:
+        raise KernelsUnusableError(f"the CPU's abilities are {capability}, AVX2 is needed")
+    if not LIBRARY.exists():
+        raise KernelsUnusableError("they were not compiled when finlora was installed")
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        found = library.finlora_kernels_version()
+    except (OSError, AttributeError) as error:
+        raise KernelsUnusableError(f"they cannot be loaded: {error}") from error
+    if found != VERSION:
+        raise KernelsUnusableError(f"they are of version {found}, needed is {VERSION}")
+    return library

@@ -1,0 +1,68 @@
+"""The wheel with and without a C compiler, built from a copy of the sources, without a network."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from finlora.native import library
+
+ROOT = Path(__file__).parents[2]
+NEEDED = ("README.md", "LICENSE", "NOTICE", "pyproject.toml", "hatch_build.py")
+LIBRARY = "finlora/native/_kernels.so"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel is built from, as small as it can be."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in NEEDED:
+        shutil.copyfile(ROOT / name, copy / name)
+    native = copy / "server" / "finlora" / "native"
+    native.mkdir(parents=True)
+    shutil.copyfile(ROOT / "server/finlora/__init__.py", native.parent / "__init__.py")
+    for file in (ROOT / "server/finlora/native").glob("*.[cp]*"):
+        if file.is_file():
+            shutil.copyfile(file, native / file.name)
+    return copy
+
+
+def build(sources: Path, compiler: str) -> tuple[Path, str]:
+    """The wheel and what was printed."""
+    shutil.rmtree(sources / "dist", ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel"],
+        cwd=sources,
+        env=os.environ | {"CC": compiler},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (wheel,) = (sources / "dist").iterdir()
+    return wheel, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    library.obstacle() is not None, reason=f"compiled kernels: {library.obstacle()}"
+)
+def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(sources: Path) -> None:
+    wheel, _ = build(sources, "cc")
+    assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert LIBRARY in archive.namelist()
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_one_it_is_plain_python_and_the_reason_is_printed(
+    sources: Path, compiler: str
+) -> None:
+    wheel, printed = build(sources, compiler)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert LIBRARY not in archive.namelist()
+    if sys.platform == "linux":
+        assert "finlora's C kernels are left out" in printed
