@@ -26,7 +26,7 @@ class WideWeight:
 
     def product(self, x: Tensor) -> Tensor:
         """[n, in_features] -> [n, out_features]."""
-        if not self._arranged:
+        if not self._arranged or not len(x):  # a step may want no logits at all
             return F.linear(x, self._weight)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return y
@@ -53,7 +53,7 @@ class WideLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         y = self.copied.product(x.reshape(-1, x.shape[-1]))
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(self.weight))
 
 
 def widen_output_layer(model: PreTrainedModel) -> int:

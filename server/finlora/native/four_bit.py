@@ -25,6 +25,7 @@ class PanelWeight:
         self.num_panels, self.in_features = codes.shape[0], codes.shape[1]
         self.block_size = self.in_features // scales.shape[1]
         self._library = load()
+        self._all = self._panels(slice(0, self.num_panels))
 
     @classmethod
     def arrange(cls, codes: Tensor, scales: Tensor, code_book: Tensor) -> "PanelWeight":
@@ -58,7 +59,7 @@ class PanelWeight:
             _address(x),
             ctypes.c_int64(len(x)),
             ctypes.c_int64(self.in_features),
-            *self._panels(slice(0, self.num_panels)),
+            *self._all,
             _address(out),
             ctypes.c_int(torch.get_num_threads()),
         )
