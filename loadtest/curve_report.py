@@ -1,12 +1,15 @@
 """Curves as a Markdown table and a picture, each point beside its bound."""
 
+import math
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 from matplotlib.figure import Figure
 
+COLUMNS = 2
+SIZE = "million weights in linear layers"
+LABELS = {"model size, prefill": f"prefill: {SIZE}", "model size, decode": f"decode: {SIZE}"}
 UNITS = {"adapters": "requests/s", "rank": "requests/s"}
 
 
@@ -43,15 +46,30 @@ def table(points: Sequence[Point]) -> str:
 
 
 def picture(points: Sequence[Point], file: Path) -> None:
-    """A panel for each curve, both axes logarithmic."""
-    curves = {key: list(group) for key, group in groupby(points, lambda point: point.curve)}
-    figure = Figure(figsize=(6, 3 * len(curves)), layout="constrained")
-    panels = figure.subplots(len(curves), squeeze=False)[:, 0]
-    for axes, (name, members) in zip(panels, curves.items(), strict=True):
+    """A panel for each curve, two in a row; x is logarithmic."""
+    curves = by_curve(points)
+    num_rows = math.ceil(len(curves) / COLUMNS)
+    figure = Figure(figsize=(9, 2.8 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, COLUMNS, squeeze=False).flat
+    for (name, members), axes in zip(curves.items(), panels, strict=False):
         xs = [point.x for point in members]
-        axes.loglog(xs, [p.bound_per_second for p in members], "--", color="#888", label="bound")
-        axes.loglog(xs, [p.per_second for p in members], "o-", color="#1f3b63", label="measured")
-        axes.set_xlabel(name)
+        axes.plot(xs, [p.bound_per_second for p in members], "--", color="#888", label="bound")
+        axes.plot(xs, [p.per_second for p in members], "o-", color="#1f3b63", label="measured")
+        axes.set_xscale("log")
+        axes.set_xticks(xs, [f"{x:.0f}" for x in xs])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(LABELS.get(name, name))
         axes.set_ylabel(UNITS.get(name, "tokens/s"))
         axes.legend()
-    figure.savefig(file, dpi=120)
+    for axes in panels:
+        axes.set_axis_off()
+    figure.savefig(file, dpi=100)
+
+
+def by_curve(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The points of each curve in their order; those of two curves may take turns."""
+    curves: dict[str, list[Point]] = {}
+    for point in points:
+        curves.setdefault(point.curve, []).append(point)
+    return curves

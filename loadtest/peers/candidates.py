@@ -22,6 +22,7 @@ class Material:
     adapters: tuple[Path, ...]
     registry: Path
     threads: int
+    computes_bf16: bool  # the CPU has instructions for it
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def vllm(material: Material, *, adapters: bool) -> Candidate | None:
         return None
     command = [executable, "serve", str(material.base), "--served-model-name", BASE_NAME]
     command += ["--enable-prompt-tokens-details"]
+    if not material.computes_bf16:
+        # By default it takes the type of the weights, and would compute every product in pieces.
+        command += ["--dtype", "float32"]
     if adapters:
         command += ["--enable-lora", "--max-lora-rank", "8"]
         command += ["--max-loras", str(len(material.adapters)), "--lora-modules"]

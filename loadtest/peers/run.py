@@ -151,7 +151,8 @@ def prepare(model: str, count: int, output: Path) -> Material:
     registry = output / "registry"
     add_folders(registry, adapters, base_spec(model))
     threads = psutil.cpu_count(logical=False) or 1
-    return Material(model, base, adapters, registry, threads)
+    computes_bf16 = bool(machine_facts()["avx512_bf16"])
+    return Material(model, base, adapters, registry, threads, computes_bf16)
 
 
 def publish(outcomes: list[Outcome], output: Path) -> None:

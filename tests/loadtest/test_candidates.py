@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ MATERIAL = Material(
     adapters=(Path("/made/a0"), Path("/made/a1")),
     registry=Path("/made/registry"),
     threads=2,
+    computes_bf16=True,
 )
 
 
@@ -42,6 +44,16 @@ def test_vllm_gets_the_same_adapters_and_as_many_threads(monkeypatch: pytest.Mon
     assert command[0] == "/envs/vllm/bin/vllm"
     assert {"a0=/made/a0", "a1=/made/a1", "8123"} <= set(command)
     assert by_name["vllm"].environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+
+
+@pytest.mark.parametrize("computes_bf16", [True, False])
+def test_vllm_computes_in_float32_where_the_cpu_cannot_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, computes_bf16: bool
+) -> None:
+    monkeypatch.setenv(VLLM_VARIABLE, "/envs/vllm/bin/vllm")
+    material = replace(MATERIAL, computes_bf16=computes_bf16)
+    for candidate in found(material, [])[0][2:]:
+        assert ("--dtype" in candidate.command(8123)) is not computes_bf16
 
 
 def test_vllm_without_lora_is_another_server(monkeypatch: pytest.MonkeyPatch) -> None:

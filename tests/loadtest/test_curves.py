@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.curves import main
+from loadtest.curve_report import by_curve
+from loadtest.curves import Point, main
 from tests.tiny_models import build
 
 SMALL = ["--batch-sizes", "1,3", "--prompt-tokens", "8,16,511", "--adapters", "1,3"]
@@ -37,6 +38,13 @@ def test_every_curve_has_its_points_beside_their_bounds(
     assert len(table) == 2 + len(points)
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.count("of the bound") == len(points)
+
+
+def test_points_of_curves_that_take_turns_stay_together() -> None:
+    points = [Point(curve, x, "tiny", 1.0, 2.0) for x in (1, 2) for curve in ("prefill", "decode")]
+    by_name = by_curve(points)
+    assert list(by_name) == ["prefill", "decode"]
+    assert [[point.x for point in curve] for curve in by_name.values()] == [[1, 2], [1, 2]]
 
 
 def test_an_unknown_curve_is_a_usage_error() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import psutil
 
+from finlora.native import library
+
 PACKAGES = ("finlora", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -15,8 +17,9 @@ def machine_facts() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        # Without it NF4 layers run unpacked, in float32.
+        # Without it NF4 layers run in float32, by our own kernels where these are compiled.
         "avx512_bf16": "avx512_bf16" in _cpuinfo("flags").split(),
+        "own_kernels": library.obstacle() is None,
         "physical_cores": psutil.cpu_count(logical=False),
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),

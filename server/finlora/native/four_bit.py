@@ -53,6 +53,7 @@ class PanelWeight:
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
+        assert x.dtype is torch.float32
         x = x.contiguous()
         out = x.new_empty(len(x), self.out_features)
         self._library.finlora_four_bit_product(
