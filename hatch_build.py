@@ -29,7 +29,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
         """Before files are collected; a wheel that cannot be compiled is built without."""
         root = Path(self.root)
         (root / LIBRARY).unlink(missing_ok=True)
-        if self.target_name != "wheel" or not _is_known_machine():
+        if not _is_known_machine():
             return
         try:
             _compile(root)

@@ -81,13 +81,13 @@ def _check_layers(
         return
     reasons = "; ".join(map(str, obstacles))
     text = f"NF4 unpacked in {len(shapes) - num_packed} of {len(shapes)} layers: {reasons}"
-    reason = (
-        library.obstacle() if dtype is torch.float32 else f"they compute in float32, not {name}"
-    )
     yield note("kernels", f"{text}; computing in {name}", FASTER, **facts)
+    if dtype is torch.float32:
+        yield _compiled_kernels()
+
+
+def _compiled_kernels() -> Finding:
+    what, reason = "finlora's own for unpacked layers", library.obstacle()
     if reason is None:
-        yield ok("kernels", "finlora's own for unpacked layers: compiled", compiled=True)
-    else:
-        yield note(
-            "kernels", f"finlora's own for unpacked layers: {reason}", COMPILE, compiled=False
-        )
+        return ok("kernels", f"{what}: compiled", compiled=True)
+    return note("kernels", f"{what}: {reason}", COMPILE, compiled=False)
