@@ -13,10 +13,9 @@ from finlora.engine.panel_linear import PanelLinear
 from finlora.model import load_base
 from finlora.native import library
 from tests.engine.conftest import World
+from tests.native.kernels import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    library.obstacle() is not None, reason=f"compiled kernels: {library.obstacle()}"
-)
+pytestmark = needs_kernels
 
 
 def load(world: World, quantization: Quantization = Quantization.NF4) -> nn.Module:

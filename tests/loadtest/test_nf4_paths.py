@@ -1,12 +1,10 @@
 import pytest
 
-from finlora.native import library
 from loadtest import nf4_paths
+from tests.native.kernels import needs_kernels
 
 
-@pytest.mark.skipif(
-    library.obstacle() is not None, reason=f"compiled kernels: {library.obstacle()}"
-)
+@needs_kernels
 def test_the_table_has_a_row_for_every_number_of_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

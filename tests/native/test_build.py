@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finlora.native import library
+from tests.native.kernels import needs_kernels
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("README.md", "LICENSE", "NOTICE", "pyproject.toml", "hatch_build.py")
@@ -46,9 +46,7 @@ def build(sources: Path, compiler: str) -> tuple[Path, str]:
     return wheel, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    library.obstacle() is not None, reason=f"compiled kernels: {library.obstacle()}"
-)
+@needs_kernels
 def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(sources: Path) -> None:
     wheel, _ = build(sources, "cc")
     assert wheel.name.endswith("-py3-none-linux_x86_64.whl")

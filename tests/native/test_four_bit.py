@@ -7,12 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finlora.native import library
 from finlora.native.four_bit import PANEL, PanelWeight
+from tests.native.kernels import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    library.obstacle() is not None, reason=f"compiled kernels: {library.obstacle()}"
-)
+pytestmark = needs_kernels
 
 
 def quantized(

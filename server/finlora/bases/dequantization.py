@@ -33,6 +33,16 @@ def block_scales(state: QuantState) -> torch.Tensor:
     return scales.float()
 
 
+def rows_as_stored(layer: Linear4bit) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [out_features, in_features / 2], two in a byte, and scales [out_features, blocks].
+
+    The codes share the layer's memory. No block may cross the border of two rows.
+    """
+    weight: Any = layer.weight
+    codes = weight.data.view(torch.uint8).view(layer.out_features, -1)
+    return codes, block_scales(weight.quant_state).view(layer.out_features, -1)
+
+
 def _codes(stored: torch.Tensor) -> torch.Tensor:
     """Two four-bit codes a byte, the first in the high half."""
     stored = stored.view(torch.uint8).view(-1)

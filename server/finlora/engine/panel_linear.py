@@ -11,7 +11,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
-from finlora.bases.dequantization import block_scales
+from finlora.bases.dequantization import rows_as_stored
 from finlora.native import library
 from finlora.native.four_bit import PANEL, PanelWeight
 
@@ -38,10 +38,8 @@ class PanelLinear(nn.Module):
     def of(cls, layer: Linear4bit) -> "PanelLinear":
         """Takes as much memory for the codes; scales are written out, 0.37 bits more a weight."""
         weight: Any = layer.weight
-        state = weight.quant_state
-        codes = weight.data.view(torch.uint8).view(layer.out_features, -1)
-        scales = block_scales(state).view(layer.out_features, -1)
-        return cls(PanelWeight.arrange(codes, scales, state.code), layer.bias)
+        code_book = weight.quant_state.code
+        return cls(PanelWeight.arrange(*rows_as_stored(layer), code_book), layer.bias)
 
     @classmethod
     def joined(cls, layers: Sequence["PanelLinear"], bias: Tensor | None) -> "PanelLinear":

@@ -15,6 +15,8 @@ from finlora.engine.packed_linear import PackedLinear
 from finlora.engine.panel_linear import PanelLinear
 from finlora.engine.unpacked_linear import UnpackedLinear
 
+# Kinds of four-bit layers, which join and multiply without their bias by themselves.
+FOUR_BIT = (PackedLinear, PanelLinear, UnpackedLinear)
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -80,7 +82,7 @@ def join(layers: list[nn.Module]) -> nn.Module:
     """One layer whose outputs are those of all layers in a row."""
     if len(layers) == 1:
         return layers[0]
-    for kind in (PackedLinear, PanelLinear, UnpackedLinear):
+    for kind in FOUR_BIT:
         if all(isinstance(layer, kind) for layer in layers):
             return kind.joined(layers, _joined_bias(layers))  # type: ignore[arg-type]
     if all(type(layer) is nn.Linear for layer in layers):
@@ -159,7 +161,7 @@ class Member:
 
     def product(self, x: Tensor) -> Tensor:
         """W x without the bias: [n, in_features] -> [n, out_features]; safe from any thread."""
-        if isinstance(self.joined, PackedLinear | PanelLinear | UnpackedLinear):
+        if isinstance(self.joined, FOUR_BIT):
             return self.joined.product(x)[:, self.columns]
         bias: Tensor | None = self.joined.bias  # type: ignore[assignment]
         y: Tensor = self.joined(x)

@@ -15,7 +15,7 @@ from bitsandbytes.cextension import lib
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
-from finlora.bases.dequantization import block_scales
+from finlora.bases.dequantization import rows_as_stored
 
 KERNELS = {
     ("nf4", torch.float32): "cdequantize_blockwise_cpu_nf4_fp32",
@@ -55,10 +55,8 @@ class UnpackedLinear(nn.Module):
         """Shares the layer's codes. Its scales are written out once: 0.37 bits more a weight."""
         weight: Any = layer.weight
         state = weight.quant_state
-        shape = (layer.out_features, layer.in_features)
         return cls(
-            weight.data.view(torch.uint8).view(shape[0], shape[1] // 2),
-            block_scales(state).view(shape[0], shape[1] // state.blocksize),
+            *rows_as_stored(layer),
             layer.bias,
             quant_type=state.quant_type,
             block_size=state.blocksize,
