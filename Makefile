@@ -83,7 +83,7 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-KERNELS = $(wildcard server/finlora/native/*.c)
+KERNELS = $(wildcard server/finlora/native/*.[ch])
 # torch first and alone: its index need not carry the other packages.
 $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml hatch_build.py $(KERNELS)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch

@@ -25,7 +25,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     native = copy / "server" / "finlora" / "native"
     native.mkdir(parents=True)
     shutil.copyfile(ROOT / "server/finlora/__init__.py", native.parent / "__init__.py")
-    for file in (ROOT / "server/finlora/native").glob("*.[cp]*"):
+    for file in (ROOT / "server/finlora/native").glob("*.[chp]*"):
         if file.is_file():
             shutil.copyfile(file, native / file.name)
     return copy

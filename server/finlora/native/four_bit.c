@@ -11,14 +11,7 @@
  * bits whatever other rows there are.
  */
 
-#include <immintrin.h>
-#include <stdint.h>
-
-#define PANEL 16   /* output features: two vectors */
-#define DEPTH 256  /* input features dequantised at a time: 16 KiB */
-#define ROWS 192   /* rows multiplied with them; their DEPTH features fit a second-level cache */
-#define GROUP 6    /* rows whose sums are in registers: 12 of 16, beside two weights and one input */
-#define PANELS_AT_ONCE 2 /* that a thread takes: a thread that lost its core holds up few */
+#include "panels.h"
 
 typedef struct {
     const uint8_t *codes;   /* [in_features, 8] */
@@ -26,13 +19,6 @@ typedef struct {
     const float *code_book; /* [16] */
     int64_t block_size;
 } panel;
-
-typedef struct {
-    const float *x; /* [any, in_features], from the first of the features at hand on */
-    int64_t x_stride;
-    float *y; /* [any, PANEL] */
-    int64_t y_stride;
-} rows;
 
 /* A permutation looks up 8 numbers; the codes' highest bit chooses between two of them. */
 static inline __m256 look_up(__m256i codes, __m256 lower, __m256 upper)
@@ -65,54 +51,9 @@ static inline void dequantize(const panel *p, int64_t begin, int64_t end, float 
     }
 }
 
-/* Adds `depth` input features of `count` rows to their sums. `count` is a constant in every call, so
- * that the sums are registers. */
-static inline __attribute__((always_inline)) void multiply(int count, rows r, int64_t depth,
-                                                           const float *weights, int is_first)
-{
-    __m256 sums[GROUP][2];
-#pragma GCC unroll 6
-    for (int i = 0; i < count; i++) {
-        sums[i][0] = is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(r.y + i * r.y_stride);
-        sums[i][1] = is_first ? _mm256_setzero_ps() : _mm256_loadu_ps(r.y + i * r.y_stride + 8);
-    }
-    for (int64_t k = 0; k < depth; k++) {
-        __m256 weights_0 = _mm256_loadu_ps(weights + k * PANEL);
-        __m256 weights_1 = _mm256_loadu_ps(weights + k * PANEL + 8);
-#pragma GCC unroll 6
-        for (int i = 0; i < count; i++) {
-            __m256 input = _mm256_broadcast_ss(r.x + i * r.x_stride + k);
-            sums[i][0] = _mm256_fmadd_ps(input, weights_0, sums[i][0]);
-            sums[i][1] = _mm256_fmadd_ps(input, weights_1, sums[i][1]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < count; i++) {
-        _mm256_storeu_ps(r.y + i * r.y_stride, sums[i][0]);
-        _mm256_storeu_ps(r.y + i * r.y_stride + 8, sums[i][1]);
-    }
-}
-
-static void multiply_rows(int64_t num_rows, rows r, int64_t depth, const float *weights,
-                          int is_first)
-{
-    for (; num_rows >= GROUP; num_rows -= GROUP) {
-        multiply(GROUP, r, depth, weights, is_first);
-        r.x += GROUP * r.x_stride;
-        r.y += GROUP * r.y_stride;
-    }
-    switch (num_rows) {
-    case 5: multiply(5, r, depth, weights, is_first); break;
-    case 4: multiply(4, r, depth, weights, is_first); break;
-    case 3: multiply(3, r, depth, weights, is_first); break;
-    case 2: multiply(2, r, depth, weights, is_first); break;
-    case 1: multiply(1, r, depth, weights, is_first); break;
-    }
-}
-
 static void multiply_panel(const panel *p, int64_t num_rows, int64_t in_features, rows all)
 {
-    float weights[DEPTH * PANEL];
+    float weights[DEPTH * PANEL] __attribute__((aligned(64)));
     for (int64_t row = 0; row < num_rows; row += ROWS) {
         int64_t count = num_rows - row < ROWS ? num_rows - row : ROWS;
         for (int64_t begin = 0; begin < in_features; begin += DEPTH) {
@@ -132,9 +73,6 @@ static panel panel_at(int64_t number, const uint8_t *codes, const float *scales,
                scales + number * (in_features / block_size) * PANEL, code_book, block_size};
     return p;
 }
-
-/* Counts up whenever a function's meaning or arguments change. */
-int finlora_kernels_version(void) { return 1; }
 
 /* y [num_rows, 16 * num_panels] = x [num_rows, in_features] W^T. */
 void finlora_four_bit_product(const float *x, int64_t num_rows, int64_t in_features,

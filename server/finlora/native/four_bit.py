@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from finlora.native.library import load
+from finlora.native.library import address, load
 
 PANEL = 16  # output features of a panel
 
@@ -57,11 +57,11 @@ class PanelWeight:
         x = x.contiguous()
         out = x.new_empty(len(x), self.out_features)
         self._library.finlora_four_bit_product(
-            _address(x),
+            address(x),
             ctypes.c_int64(len(x)),
             ctypes.c_int64(self.in_features),
             *self._all,
-            _address(out),
+            address(out),
             ctypes.c_int(torch.get_num_threads()),
         )
         return out
@@ -72,20 +72,16 @@ class PanelWeight:
         self._library.finlora_four_bit_weights(
             ctypes.c_int64(self.in_features),
             *self._panels(panels),
-            _address(out),
+            address(out),
             ctypes.c_int(torch.get_num_threads()),
         )
         return out
 
     def _panels(self, panels: slice) -> tuple[object, ...]:
         return (
-            _address(self.codes[panels]),
-            _address(self.scales[panels]),
-            _address(self.code_book),
+            address(self.codes[panels]),
+            address(self.scales[panels]),
+            address(self.code_book),
             ctypes.c_int64(panels.stop - panels.start),
             ctypes.c_int64(self.block_size),
         )
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

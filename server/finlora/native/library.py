@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 LIBRARY = Path(__file__).parent / "_kernels.so"
-VERSION = 1  # of four_bit.c
+VERSION = 2  # of version.c
 CAPABILITIES = ("AVX2", "AVX512")  # what torch calls CPUs that can run them
 
 
@@ -40,3 +41,8 @@ def load() -> ctypes.CDLL:
     if found != VERSION:
         raise KernelsUnusableError(f"they are of version {found}, needed is {VERSION}")
     return library
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Of a tensor's first number."""
+    return ctypes.c_void_p(tensor.data_ptr())

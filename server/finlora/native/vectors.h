@@ -1,0 +1,76 @@
+/* Eight numbers at a time, from memory in float32 or bfloat16; computed in float32.
+ *
+ * `half` is a constant wherever these are inlined: 1 for bfloat16, 0 for float32.
+ */
+
+#ifndef FINLORA_VECTORS_H
+#define FINLORA_VECTORS_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define LANES 8
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __m256 load(const void *from, int64_t index, int half)
+{
+    if (!half)
+        return _mm256_loadu_ps((const float *)from + index);
+    __m128i bits = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + index));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+/* To the nearest number that the type has, the even one of two: what a store keeps. */
+INLINE __m256 rounded(__m256 x, int half)
+{
+    if (!half)
+        return x;
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+    const __m256i kept = _mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000));
+    const __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+    return _mm256_blendv_ps(_mm256_castsi256_ps(kept), nan, is_nan);
+}
+
+INLINE void store(void *to, int64_t index, __m256 x, int half)
+{
+    if (!half) {
+        _mm256_storeu_ps((float *)to + index, x);
+        return;
+    }
+    __m256i high = _mm256_srli_epi32(_mm256_castps_si256(rounded(x, half)), 16);
+    __m128i bits = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+    _mm_storeu_si128((__m128i *)((uint16_t *)to + index), bits);
+}
+
+INLINE float sum_of(__m256 x)
+{
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* e^x to 2 units in the last place: e^x = 2^n e^r with |r| <= ln(2) / 2, and Cephes' polynomial
+ * (expf.c) for e^r. Below -87.3 the smallest normal number, above 88 nearly the largest; NaN stays. */
+INLINE __m256 exponential(__m256 x)
+{
+    x = _mm256_min_ps(_mm256_set1_ps(88.0f), x); /* NaN is the second operand, which is kept */
+    x = _mm256_max_ps(_mm256_set1_ps(-87.3f), x);
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
+    const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
+}
+
+#endif
