@@ -19,14 +19,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from transformers import AttentionInterface
 
 from finlora.bases.quiet import quiet_libraries
 from finlora.bench.driver import Mix, Work
 from finlora.bench.subject import Subject, subject
 from finlora.config import load_settings
-from finlora.engine.attention import IMPLEMENTATION, paged_attention
+from finlora.engine.grouped_attention import GroupedBatch
 from finlora.engine.lora import LoRALinear
+from finlora.engine.native_attention import NativeBatch
 
 INSTRUCTION_TOKENS, OWN_TOKENS = 25, 36
 MAX_ADAPTERS = 64
@@ -101,9 +101,12 @@ def noted(made: Subject) -> Iterator[Ledger]:
     head.forward = ledger.timed(HEAD, head.forward)
     model.forward = ledger.timed(ELEMENTWISE, model.forward)
     made.engine.step = ledger.timed(REST, made.engine.step)  # type: ignore[method-assign]
-    AttentionInterface.register(IMPLEMENTATION, ledger.timed(ATTENTION, paged_attention))
+    plain = {kind: kind.attend for kind in (GroupedBatch, NativeBatch)}
+    for kind, attend in plain.items():
+        kind.attend = ledger.timed(ATTENTION, attend)  # type: ignore[method-assign]
     yield ledger
-    AttentionInterface.register(IMPLEMENTATION, paged_attention)
+    for kind, attend in plain.items():
+        kind.attend = attend  # type: ignore[method-assign]
 
 
 class Traffic:

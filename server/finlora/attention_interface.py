@@ -31,3 +31,10 @@ def use_attention(model: PreTrainedModel, name: str, attend: Callable[..., Any])
 
 def _no_mask(*_: object, **__: object) -> None:
     """Who sees whom follows from the batch."""
+
+
+def sliding_window(attention: Any) -> int | None:
+    """Of a layer like Llama's. Qwen's layers have windows of their own, Mistral's the model's."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window  # type: ignore[no-any-return]
+    return getattr(attention.config, "sliding_window", None)

@@ -11,6 +11,7 @@ from finlora.adapters.adapter import Adapter
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Quantization
 from finlora.model import LoadedBase, load_base
+from finlora.native import library
 from tests.engine.adapter_zoo import make_zoo
 from tests.engine.harness import EngineUnderTest, register
 from tests.tiny_models import build
@@ -67,3 +68,9 @@ def make_engine() -> Iterator[EngineMaker]:
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where ours could not be compiled."""
+    monkeypatch.setattr(library, "obstacle", lambda: "switched off by a test")

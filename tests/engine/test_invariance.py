@@ -52,6 +52,15 @@ def test_alone_and_together(
     assert_same(engine.run(mixed_rows(llama), LONGER), expected)
 
 
+@pytest.mark.usefixtures("without_kernels")
+def test_alone_and_together_where_no_kernels_were_compiled(
+    llama: World, make_engine: EngineMaker
+) -> None:
+    expected = alone(make_engine(llama), mixed_rows(llama))
+    engine = make_engine(llama, max_num_batched_tokens=7)
+    assert_same(engine.run(mixed_rows(llama), LONGER), expected)
+
+
 def test_preempted_and_computed_again(llama: World, make_engine: EngineMaker) -> None:
     rows = mixed_rows(llama)
     expected = alone(make_engine(llama), rows)

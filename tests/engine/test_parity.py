@@ -66,7 +66,19 @@ def test_every_row_of_a_mixed_batch_equals_peft_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(MAX_PRODUCTS_PER_MATMUL, torch.float32, limit)
-    world = worlds(architecture)
+    assert_parity(worlds(architecture), make_engine)
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen3"])
+def test_so_it_does_where_no_kernels_were_compiled(
+    architecture: str, worlds: Callable[[str], World], make_engine: EngineMaker
+) -> None:
+    assert_parity(worlds(architecture), make_engine)
+
+
+def assert_parity(world: World, make_engine: EngineMaker) -> None:
+    """Of a mixed batch with every adapter of the world."""
     engine = make_engine(world)
     engine.warm(world.adapters.values())
     names = [None, *world.adapters, None, "lora"]

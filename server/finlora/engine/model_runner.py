@@ -9,9 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finlora.attention_interface import use_attention
-from finlora.engine.attention import IMPLEMENTATION, SequenceSpan, build_batch, paged_attention
+from finlora.engine import grouped_attention, native_attention
+from finlora.engine.attention import IMPLEMENTATION, SequenceSpan, paged_attention
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
+from finlora.engine.llama_attention import replace_attention
 from finlora.engine.lora import LoRASlots
 from finlora.engine.lora_batch import LoRABatch, Segment
 from finlora.engine.packed_linear import StepRows
@@ -32,6 +34,10 @@ class ModelRunner:
         self, model: PreTrainedModel, kv_cache: KVCache, slots: LoRASlots, rows: StepRows
     ) -> None:
         use_attention(model, IMPLEMENTATION, paged_attention)
+        natively = native_attention.fits(model, kv_cache.layout)
+        self._build_batch = (native_attention if natively else grouped_attention).build_batch
+        if natively:
+            replace_attention(model)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots
@@ -67,7 +73,7 @@ class ModelRunner:
             position_ids=torch.from_numpy(positions).to(device)[None],
             use_cache=False,
             logits_to_keep=torch.from_numpy(np.concatenate(rows)).to(device),
-            attention_batch=build_batch(self._kv_cache.pools, self._kv_cache.table, spans),
+            attention_batch=self._build_batch(self._kv_cache.pools, self._kv_cache.table, spans),
         ).logits[0]
         return _split(batch, logits, [len(r) for r in rows])
 

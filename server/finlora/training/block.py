@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
+from finlora.attention_interface import sliding_window
 from finlora.training.fused import GATED, FusedMLP, FusedRMSNorm
 from finlora.training.lora_layer import project
 from finlora.training.lora_product import ROWS
@@ -75,17 +76,10 @@ class PackedBlock(GradientCheckpointingLayer):
             value.transpose(1, 2),
             None,
             scaling=attention.scaling,
-            sliding_window=_window(attention),
+            sliding_window=sliding_window(attention),
             packing=packing,
         )
         return attended.flatten(2)
-
-
-def _window(attention: Any) -> int | None:
-    """Qwen's layers have windows of their own, Mistral's the model's."""
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window  # type: ignore[no-any-return]
-    return getattr(attention.config, "sliding_window", None)
 
 
 def pack_blocks(model: PreTrainedModel) -> int:
