@@ -78,7 +78,7 @@ def expected(
     heads=st.sampled_from([(1, 1), (4, 2), (9, 3), (6, 6), (10, 2), (64, 1)]),
     size=st.sampled_from([8, 16, 24, 64, 256]),
     window=st.none() | st.integers(1, 200),
-    num_threads=st.integers(1, 3),
+    num_threads=st.integers(1, 2),
 )
 def test_any_batch(
     spans: list[Span], heads: tuple[int, int], size: int, window: int | None, num_threads: int

@@ -43,7 +43,7 @@ def test_the_weights_are_bitsandbytes_own_bit_by_bit(
     num_rows=st.integers(1, 13) | st.sampled_from([191, 192, 193, 400]),
     num_panels=st.integers(1, 5),
     num_blocks=st.integers(1, 11),
-    num_threads=st.integers(1, 3),
+    num_threads=st.integers(1, 2),
 )
 def test_a_product_is_that_of_float64_but_for_rounding(
     num_rows: int, num_panels: int, num_blocks: int, num_threads: int

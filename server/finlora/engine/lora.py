@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from finlora.engine.batch import NO_SLOT
 from finlora.engine.lora_batch import LoRABatch, Stack
 from finlora.engine.siblings import LayerGroup
+from finlora.native import library
+from finlora.native import lora as native_lora
+from finlora.native.lora import SlotUpdates
 
 # More is multiplied than needed as long as that costs at most so many products for each small
 # matmul that it saves (loadtest/lora_paths.py). In 16 bits oneDNN has to prepare each of them.
@@ -77,6 +80,9 @@ class LoRALayerSlots:
         # One more adapter in a stack saves two matmuls; all of B at once, one for each layer.
         self._max_cost = 2 * max_products // (self._in_features + self._out_features)
         self._max_whole = len(group.names) * max_products // self._out_features  # rows x ranks
+        self._native: SlotUpdates | None = None
+        if _is_native(group, max_width, self._a):
+            self._native = SlotUpdates(self._a, self._b, group.out_features)
 
     def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         """Put one adapter's layers into a slot; None: the adapter leaves that layer alone.
@@ -88,6 +94,8 @@ class LoRALayerSlots:
         ends = list(accumulate(0 if layer is None else len(layer.a) for layer in layers))
         self._widths[slot] = ends[-1]
         self._ranks[slot] = [slice(start, end) for start, end in pairwise([0, *ends])]
+        if self._native is not None:
+            self._native.set_ranks(slot, ends)
         a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
         if len(layers) > 1:
             b.zero_()
@@ -116,6 +124,15 @@ class LoRALayerSlots:
 
     def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
+        if self._native is not None:
+            self._native.add(x, y, batch.described)
+        else:
+            self._apply_runs(x, y, batch)
+        if self._magnitudes:
+            self._apply_magnitudes(y, bias, batch)
+
+    def _apply_runs(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
+        """With torch's operations, on any device."""
         widths = [0 if s.slot == NO_SLOT else self._widths[s.slot] for s in batch.segments]
         plan = batch.plan(widths, self._max_cost)
         for run, own_x, own_y in zip(plan.runs, plan.parts(x), plan.parts(y), strict=True):
@@ -123,8 +140,6 @@ class LoRALayerSlots:
                 self._apply_one(own_x, own_y, run.slots[0])
             elif run.width:
                 self._apply_stacked(own_x, own_y, run.stack(x.device), run.width)
-        if self._magnitudes:
-            self._apply_magnitudes(y, bias, batch)
 
     def _apply_stacked(self, x: Tensor, y: Tensor, stack: Stack, width: int) -> None:
         """Many adapters in two products of a matrix for each slot."""
@@ -164,6 +179,15 @@ class LoRALayerSlots:
                 rows.mul_(magnitude)
                 if bias is not None:  # y holds the bias already; DoRA does not scale it
                     rows.add_(bias * (1 - magnitude))
+
+
+def _is_native(group: LayerGroup, max_ranks: int, slots: Tensor) -> bool:
+    """Whether our own kernel adds the updates of such slots here."""
+    return (
+        slots.device.type == "cpu"
+        and native_lora.fits(group.in_features, group.out_features, max_ranks, slots.dtype)
+        and library.obstacle() is None
+    )
 
 
 class LoRASlots:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from finlora.engine.batch import NO_SLOT
 
 # A range of slots is read where it lies while at least this share of it is of use to the step; of
 # sparser slots a copy is made.
@@ -95,6 +98,20 @@ class LoRABatch:
 
     segments: tuple[Segment, ...]
     _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
+    _described: Tensor | None = None
+
+    @property
+    def described(self) -> Tensor:
+        """[n, 3], int64: slot, first row and number of rows of each segment with an adapter."""
+        if self._described is None:
+            ends = accumulate(segment.num_rows for segment in self.segments)
+            rows = [
+                (segment.slot, end - segment.num_rows, segment.num_rows)
+                for segment, end in zip(self.segments, ends, strict=True)
+                if segment.slot != NO_SLOT
+            ]
+            self._described = torch.tensor(rows, dtype=torch.int64).view(-1, 3)
+        return self._described
 
     def plan(self, widths: Sequence[int], max_cost: int) -> Plan:
         """The segments, joined into stacks as long as that pays.

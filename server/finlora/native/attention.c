@@ -10,14 +10,12 @@
 
 #include <string.h>
 
-#include "vectors.h"
+#include "rows.h"
 
 #define CHUNK 64     /* keys: 16 KiB at 64 numbers each */
 #define MAX_SIZE 256 /* of a head */
 #define MAX_ROWS 64  /* of a tile, whose sums fit a second-level cache */
 #define TILE_ROWS 48 /* that a tile has at most when a token has fewer */
-#define GROUP 4      /* rows whose products with two keys are in registers */
-#define KEYS_AHEAD 8 /* asked of memory: pages lie anywhere */
 #define NOTHING (-1e30f) /* a maximum before any key was seen; its difference to itself is 0 */
 
 typedef struct {
@@ -40,7 +38,7 @@ typedef struct {
 } tile;
 
 typedef struct {
-    const void *keys[CHUNK + KEYS_AHEAD];
+    const void *keys[CHUNK + VECTORS_AHEAD], *values[CHUNK];
     int64_t begin, count; /* positions */
 } chunk;
 
@@ -48,7 +46,7 @@ typedef struct {
     float query[MAX_ROWS * MAX_SIZE];
     float sums[MAX_ROWS * MAX_SIZE];
     float maxima[MAX_ROWS], weights[MAX_ROWS]; /* weights: sums of e^(score - maximum) */
-    float scores[CHUNK * GROUP];               /* [keys, rows] */
+    float scores[CHUNK][GROUP];
 } state;
 
 static int64_t heads_of(const attention *a) { return a->num_heads / a->num_kv_heads; }
@@ -70,84 +68,37 @@ static int64_t first_visible(const attention *a, int64_t position)
     return a->window && position >= a->window ? position - a->window + 1 : 0;
 }
 
+/* A token's value lies behind the keys of all heads. */
 INLINE chunk chunk_at(const attention *a, const tile *t, int64_t begin, int64_t end, int half)
 {
     chunk c = {.begin = begin, .count = end - begin < CHUNK ? end - begin : CHUNK};
-    const int64_t bytes = half ? 2 : 4;
+    const int64_t head = a->size * (half ? 2 : 4);
     for (int64_t j = 0; j < c.count; j++) {
-        int64_t row = t->pages[begin + j] * 2 * a->num_kv_heads + t->kv_head;
-        c.keys[j] = (const char *)a->pool + row * a->size * bytes;
+        const char *page =
+            (const char *)a->pool + t->pages[begin + j] * 2 * a->num_kv_heads * head;
+        c.keys[j] = page + t->kv_head * head;
+        c.values[j] = page + (a->num_kv_heads + t->kv_head) * head;
     }
-    for (int64_t j = c.count; j < c.count + KEYS_AHEAD; j++)
+    for (int64_t j = c.count; j < c.count + VECTORS_AHEAD; j++)
         c.keys[j] = c.keys[c.count - 1];
     return c;
 }
 
-/* A token's value lies behind the keys of all heads. */
-INLINE const void *value_of(const attention *a, const void *key, int half)
-{
-    return (const char *)key + a->num_kv_heads * a->size * (half ? 2 : 4);
-}
-
-INLINE void prefetch(const void *from, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)from + i, _MM_HINT_T0);
-}
-
-/* Four sums, each over one vector. */
-INLINE __m128 sums_of(const __m256 *x)
-{
-    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-}
-
-/* Products of `count` rows, a constant, with a chunk's keys. */
-INLINE void score(const attention *a, const chunk *c, const float *query, int count, float *scores,
-                  int64_t num_keys, int fetches, int half)
-{
-    const int64_t bytes = a->size * (half ? 2 : 4);
-    for (int64_t j = 0; j < num_keys; j += 2) {
-        if (fetches) {
-            prefetch(c->keys[j + KEYS_AHEAD - 1], bytes);
-            prefetch(c->keys[j + KEYS_AHEAD], bytes);
-            prefetch(value_of(a, c->keys[j], half), bytes);
-            prefetch(value_of(a, c->keys[j + 1], half), bytes);
-        }
-        __m256 sums[2][GROUP];
-#pragma GCC unroll 4
-        for (int i = 0; i < GROUP; i++)
-            sums[0][i] = sums[1][i] = _mm256_setzero_ps();
-        for (int64_t d = 0; d < a->size; d += LANES) {
-            const __m256 key_0 = load(c->keys[j], d, half), key_1 = load(c->keys[j + 1], d, half);
-#pragma GCC unroll 4
-            for (int i = 0; i < count; i++) {
-                const __m256 row = _mm256_loadu_ps(query + i * a->size + d);
-                sums[0][i] = _mm256_fmadd_ps(row, key_0, sums[0][i]);
-                sums[1][i] = _mm256_fmadd_ps(row, key_1, sums[1][i]);
-            }
-        }
-        _mm_storeu_ps(scores + j * GROUP, sums_of(sums[0]));
-        _mm_storeu_ps(scores + (j + 1) * GROUP, sums_of(sums[1]));
-    }
-}
-
 /* Scales scores; those of keys that a row does not see become -inf. */
 static void mask(const attention *a, const tile *t, const chunk *c, int64_t row, int count,
-                 float *scores, int64_t num_keys)
+                 float (*scores)[GROUP], int64_t num_keys)
 {
     const __m256 scaling = _mm256_set1_ps(a->scaling);
     for (int64_t j = 0; j < num_keys; j += 2)
-        _mm256_storeu_ps(scores + j * GROUP,
-                         _mm256_mul_ps(scaling, _mm256_loadu_ps(scores + j * GROUP)));
+        _mm256_storeu_ps(scores[j], _mm256_mul_ps(scaling, _mm256_loadu_ps(scores[j])));
     for (int i = 0; i < count; i++) {
         int64_t position = position_of(a, t, row + i);
         int64_t hidden = first_visible(a, position) - c->begin;
         for (int64_t j = 0; j < hidden && j < num_keys; j++)
-            scores[j * GROUP + i] = -__builtin_inff();
+            scores[j][i] = -__builtin_inff();
         int64_t end = position + 1 - c->begin;
         for (int64_t j = end > 0 ? end : 0; j < num_keys; j++)
-            scores[j * GROUP + i] = -__builtin_inff();
+            scores[j][i] = -__builtin_inff();
     }
 }
 
@@ -159,19 +110,19 @@ INLINE __m256 weight_of(__m256 difference)
 }
 
 /* Turns scores into weights; returns by what earlier sums are to be multiplied. */
-static __m128 weigh(float *scores, int64_t num_keys, float *maxima, float *weights)
+static __m128 weigh(float (*scores)[GROUP], int64_t num_keys, float *maxima, float *weights)
 {
     const __m128 before = _mm_loadu_ps(maxima);
     __m256 most = _mm256_set_m128(before, before);
     for (int64_t j = 0; j < num_keys; j += 2)
-        most = _mm256_max_ps(_mm256_loadu_ps(scores + j * GROUP), most);
+        most = _mm256_max_ps(_mm256_loadu_ps(scores[j]), most);
     const __m128 now =
         _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
     most = _mm256_set_m128(now, now);
     __m256 sum = _mm256_setzero_ps();
     for (int64_t j = 0; j < num_keys; j += 2) {
-        __m256 weight = weight_of(_mm256_sub_ps(_mm256_loadu_ps(scores + j * GROUP), most));
-        _mm256_storeu_ps(scores + j * GROUP, weight);
+        __m256 weight = weight_of(_mm256_sub_ps(_mm256_loadu_ps(scores[j]), most));
+        _mm256_storeu_ps(scores[j], weight);
         sum = _mm256_add_ps(sum, weight);
     }
     const __m128 kept = _mm256_castps256_ps128(
@@ -181,40 +132,6 @@ static __m128 weigh(float *scores, int64_t num_keys, float *maxima, float *weigh
     _mm_storeu_ps(weights, _mm_fmadd_ps(_mm_loadu_ps(weights), kept, added));
     _mm_storeu_ps(maxima, now);
     return kept;
-}
-
-/* Adds a chunk's weighted values to the sums of `count` rows: `width` vectors, a constant, from
- * number d of each on. */
-INLINE void add_values(const attention *a, const chunk *c, const float *scores, int64_t num_keys,
-                       const float *kept, float *sums, int64_t d, int count, int width, int half)
-{
-    sums += d;
-    __m256 own[GROUP][2];
-#pragma GCC unroll 4
-    for (int i = 0; i < count; i++)
-#pragma GCC unroll 2
-        for (int k = 0; k < width; k++)
-            own[i][k] = _mm256_mul_ps(_mm256_loadu_ps(sums + i * a->size + k * LANES),
-                                      _mm256_broadcast_ss(kept + i));
-    for (int64_t j = 0; j < num_keys; j++) {
-        const void *value = value_of(a, c->keys[j], half);
-        __m256 part[2];
-#pragma GCC unroll 2
-        for (int k = 0; k < width; k++)
-            part[k] = load(value, d + k * LANES, half);
-#pragma GCC unroll 4
-        for (int i = 0; i < count; i++) {
-            const __m256 weight = _mm256_broadcast_ss(scores + j * GROUP + i);
-#pragma GCC unroll 2
-            for (int k = 0; k < width; k++)
-                own[i][k] = _mm256_fmadd_ps(weight, part[k], own[i][k]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < count; i++)
-#pragma GCC unroll 2
-        for (int k = 0; k < width; k++)
-            _mm256_storeu_ps(sums + i * a->size + k * LANES, own[i][k]);
 }
 
 /* What a chunk adds to rows [row, row + count) of a tile. */
@@ -227,14 +144,15 @@ INLINE void attend_rows(const attention *a, const tile *t, const chunk *c, int64
     const int64_t num_keys = end < c->count ? end : c->count;
     float *sums = s->sums + row * a->size;
     float kept[GROUP];
-    score(a, c, s->query + row * a->size, count, s->scores, num_keys, row == 0, half);
+    dot_products(s->query + row * a->size, a->size, count, c->keys, num_keys, a->size, s->scores,
+                 row == 0, half);
     mask(a, t, c, row, count, s->scores, (num_keys + 1) & ~1);
     _mm_storeu_ps(kept, weigh(s->scores, num_keys, s->maxima + row, s->weights + row));
-    int64_t d = 0;
-    for (; d + 2 * LANES <= a->size; d += 2 * LANES)
-        add_values(a, c, s->scores, num_keys, kept, sums, d, count, 2, half);
-    if (d < a->size)
-        add_values(a, c, s->scores, num_keys, kept, sums, d, count, 1, half);
+    for (int i = 0; i < count; i++)
+        for (int64_t d = 0; d < a->size; d += LANES)
+            store(sums, i * a->size + d,
+                  _mm256_mul_ps(load(sums, i * a->size + d, 0), _mm256_set1_ps(kept[i])), 0);
+    add_products(sums, a->size, count, c->values, num_keys, a->size, s->scores, half);
 }
 
 INLINE void attend_chunk(const attention *a, const tile *t, const chunk *c, state *s, int half)

@@ -1,0 +1,145 @@
+/* The updates of a batch's adapters: y += (x A^T) B, with an A and a B of its own for every row.
+ *
+ * A slot holds one adapter of some layers that read the same input: the ranks of all layers one
+ * after the other in A [ranks, in_features]; in B [ranks, out_features] each layer has its own ranks
+ * and columns, and nothing else is read. A row's results do not depend on the other rows.
+ */
+
+#include "rows.h"
+
+#define MAX_RANKS 1024 /* of all layers of a slot */
+#define MAX_FEATURES 32768
+#define TILE_ROWS 16 /* that one thread takes at a time */
+/* Multiplications that are worth a second thread. */
+#define WORTH_A_THREAD 200000
+
+typedef struct {
+    const void *x; /* [rows, in_features] */
+    int64_t x_stride;
+    void *y; /* [rows, out_features] */
+    int64_t y_stride;
+    const void *a, *b; /* [slots, max_ranks, in_features] and [slots, max_ranks, out_features] */
+    int64_t max_ranks, in_features, out_features, num_layers;
+    const int64_t *rank_ends;   /* [slots, num_layers] */
+    const int64_t *column_ends; /* [num_layers] */
+} update;
+
+typedef struct {
+    const void *a[MAX_RANKS + VECTORS_AHEAD + 1], *b[MAX_RANKS];
+    float hidden[MAX_RANKS + 1][GROUP];
+    float wide[GROUP * MAX_FEATURES]; /* rows in float32 */
+} scratch;
+
+INLINE const void *at(const void *from, int64_t index, int half)
+{
+    return (const char *)from + index * (half ? 2 : 4);
+}
+
+static int64_t num_ranks(const update *u, int64_t slot)
+{
+    return u->rank_ends[(slot + 1) * u->num_layers - 1];
+}
+
+/* Pointers to the slot's rows of A and of B, these from their layer's first column on. */
+INLINE void find_ranks(const update *u, int64_t slot, scratch *s, int half)
+{
+    int64_t rank = 0, column = 0;
+    for (int64_t layer = 0; layer < u->num_layers; layer++) {
+        for (; rank < u->rank_ends[slot * u->num_layers + layer]; rank++) {
+            int64_t row = slot * u->max_ranks + rank;
+            s->a[rank] = at(u->a, row * u->in_features, half);
+            s->b[rank] = at(u->b, row * u->out_features + column, half);
+        }
+        column = u->column_ends[layer];
+    }
+    for (int64_t i = rank; i < rank + VECTORS_AHEAD + 1; i++)
+        s->a[i] = s->a[rank - 1];
+}
+
+INLINE void copy(const void *from, int64_t from_stride, int from_half, void *to, int64_t to_stride,
+                 int to_half, int count, int64_t size)
+{
+    for (int i = 0; i < count; i++)
+        for (int64_t d = 0; d < size; d += LANES)
+            store(to, i * to_stride + d, load(from, i * from_stride + d, from_half), to_half);
+}
+
+/* Rows [row, row + count), a constant number of them. */
+INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half)
+{
+    const void *x = at(u->x, row * u->x_stride, half);
+    if (half)
+        copy(x, u->x_stride, 1, s->wide, u->in_features, 0, count, u->in_features);
+    dot_products(half ? s->wide : x, half ? u->in_features : u->x_stride, count, s->a,
+                 num_ranks(u, slot), u->in_features, s->hidden, 1, half);
+    int64_t rank = 0, column = 0;
+    for (int64_t layer = 0; layer < u->num_layers; layer++) {
+        const int64_t end = u->rank_ends[slot * u->num_layers + layer];
+        const int64_t width = u->column_ends[layer] - column;
+        void *y = (void *)at(u->y, row * u->y_stride + column, half);
+        if (half && end > rank)
+            copy(y, u->y_stride, 1, s->wide, width, 0, count, width);
+        if (end > rank)
+            add_products(half ? s->wide : y, half ? width : u->y_stride, count, s->b + rank,
+                         end - rank, width, s->hidden + rank, half);
+        if (half && end > rank)
+            copy(s->wide, width, 0, y, u->y_stride, 1, count, width);
+        rank = end;
+        column = u->column_ends[layer];
+    }
+}
+
+INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, int half)
+{
+    if (num_ranks(u, slot) == 0)
+        return;
+    scratch s;
+    find_ranks(u, slot, &s, half);
+    for (; count >= GROUP; count -= GROUP, row += GROUP)
+        update_rows(u, slot, row, GROUP, &s, half);
+    switch (count) {
+    case 3: update_rows(u, slot, row, 3, &s, half); break;
+    case 2: update_rows(u, slot, row, 2, &s, half); break;
+    case 1: update_rows(u, slot, row, 1, &s, half); break;
+    }
+}
+
+static void update_half(const update *u, int64_t slot, int64_t row, int64_t count)
+{
+    update_tile(u, slot, row, count, 1);
+}
+
+static void update_float(const update *u, int64_t slot, int64_t row, int64_t count)
+{
+    update_tile(u, slot, row, count, 0);
+}
+
+static int64_t num_products(const update *u, const int64_t *segments, int64_t num_segments)
+{
+    int64_t num = 0;
+    for (int64_t i = 0; i < num_segments; i++)
+        num += num_ranks(u, segments[3 * i]) * segments[3 * i + 2];
+    return num * (u->in_features + u->out_features / u->num_layers);
+}
+
+/* Segments are neighbouring rows of one adapter: its slot, the first row, their number. Features and
+ * the columns of every layer are multiples of LANES. */
+void finlora_lora(const void *x, int64_t x_stride, void *y, int64_t y_stride, const void *a,
+                  const void *b, int64_t max_ranks, int64_t in_features, int64_t out_features,
+                  int64_t num_layers, const int64_t *rank_ends, const int64_t *column_ends,
+                  const int64_t *segments, int64_t num_segments, int half, int num_threads)
+{
+    const update u = {x,           x_stride,     y,          y_stride,  a,          b, max_ranks,
+                      in_features, out_features, num_layers, rank_ends, column_ends};
+#pragma omp parallel num_threads(num_threads) \
+    if (num_products(&u, segments, num_segments) > WORTH_A_THREAD)
+#pragma omp single
+    for (int64_t i = 0; i < num_segments; i++) {
+        const int64_t slot = segments[3 * i], end = segments[3 * i + 1] + segments[3 * i + 2];
+        for (int64_t row = segments[3 * i + 1]; row < end; row += TILE_ROWS) {
+            const int64_t count = end - row < TILE_ROWS ? end - row : TILE_ROWS;
+#pragma omp task firstprivate(slot, row, count)
+            (half ? update_half : update_float)(&u, slot, row, count);
+        }
+    }
+}

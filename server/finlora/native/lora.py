@@ -1,0 +1,68 @@
+"""The updates of a batch's adapters as lora.c has them."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finlora.native.library import address, load
+
+LANES = 8
+MAX_RANKS = 1024
+MAX_FEATURES = 32768
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def fits(in_features: int, out_features: Sequence[int], max_ranks: int, dtype: torch.dtype) -> bool:
+    """Whether the kernel takes slots of so many ranks for layers that read the same input."""
+    sizes = (in_features, *out_features)
+    return (
+        dtype in DTYPES
+        and max_ranks <= MAX_RANKS
+        and all(size % LANES == 0 and size <= MAX_FEATURES for size in sizes)
+    )
+
+
+class SlotUpdates:
+    """Slots for adapters of layers that read the same input; borrows their tensors."""
+
+    def __init__(self, a: Tensor, b: Tensor, out_features: Sequence[int]) -> None:
+        """[slots, max_ranks, in_features] and [slots, max_ranks, sum of out_features]."""
+        num_slots, max_ranks, in_features = a.shape
+        self._tensors = a, b
+        self._rank_ends = torch.zeros(num_slots, len(out_features), dtype=torch.int64)
+        self._column_ends = torch.tensor(out_features).cumsum(0)
+        self._library = load()
+        self._arguments = (
+            address(a),
+            address(b),
+            ctypes.c_int64(max_ranks),
+            ctypes.c_int64(in_features),
+            ctypes.c_int64(b.shape[2]),
+            ctypes.c_int64(len(out_features)),
+            address(self._rank_ends),
+            address(self._column_ends),
+        )
+        self._is_half = ctypes.c_int(a.dtype is torch.bfloat16)
+
+    def set_ranks(self, slot: int, ends: Sequence[int]) -> None:
+        """Where the ranks of each layer end in the slot."""
+        self._rank_ends[slot] = torch.tensor(ends)
+
+    def add(self, x: Tensor, y: Tensor, segments: Tensor) -> None:
+        """y [T, out_features] += (x A^T) B, in place, summed in float32; x is [T, in_features].
+
+        `segments` [n, 3], int64: slot, first row and number of rows of each adapter.
+        """
+        self._library.finlora_lora(
+            address(x),
+            ctypes.c_int64(x.stride(0)),
+            address(y),
+            ctypes.c_int64(y.stride(0)),
+            *self._arguments,
+            address(segments),
+            ctypes.c_int64(len(segments)),
+            self._is_half,
+            ctypes.c_int(torch.get_num_threads()),
+        )

@@ -1,0 +1,147 @@
+"""The compiled updates of mixed adapters against the formula in float64."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from finlora.native.lora import SlotUpdates, fits
+from tests.native.kernels import needs_kernels
+
+pytestmark = needs_kernels
+
+FLOAT, HALF = torch.float32, torch.bfloat16
+NUM_SLOTS, MAX_RANKS = 4, 40
+
+
+class Slots:
+    """Random adapters of some layers; what no adapter owns is not a number."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: Sequence[int],
+        ranks: Sequence[Sequence[int]],
+        dtype: torch.dtype = FLOAT,
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.out_features = out_features
+        self.ranks = ranks  # of each layer, by slot
+        self.a = torch.full((NUM_SLOTS, MAX_RANKS, in_features), torch.nan, dtype=dtype)
+        self.b = torch.full((NUM_SLOTS, MAX_RANKS, sum(out_features)), torch.nan, dtype=dtype)
+        self.updates = SlotUpdates(self.a, self.b, out_features)
+        for slot, own in enumerate(ranks):
+            self.updates.set_ranks(slot, list(accumulate(own)))
+            for rows, columns in self.parts(slot):
+                for tensor, place in ((self.a, slice(None)), (self.b, columns)):
+                    part = tensor[slot, rows, place]
+                    part.copy_(torch.randn(part.shape, generator=generator))
+
+    def parts(self, slot: int) -> list[tuple[slice, slice]]:
+        """Ranks and columns of each layer."""
+        ranks = [slice(*ends) for ends in pairwise([0, *accumulate(self.ranks[slot])])]
+        columns = [slice(*ends) for ends in pairwise([0, *accumulate(self.out_features)])]
+        return list(zip(ranks, columns, strict=True))
+
+    def expected(self, x: Tensor, y: Tensor, segments: Sequence[Sequence[int]]) -> Tensor:
+        out = y.double()
+        for slot, row, count in segments:
+            rows = slice(row, row + count)
+            for ranks, columns in self.parts(slot):
+                a, b = self.a[slot, ranks].double(), self.b[slot, ranks, columns].double()
+                out[rows, columns] += x[rows].double() @ a.T @ b
+        return out
+
+
+def rows(num_rows: int, features: int, dtype: torch.dtype = FLOAT) -> Tensor:
+    return torch.randn(num_rows, features).to(dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    in_features=st.sampled_from([8, 64, 200]),
+    out_features=st.lists(st.sampled_from([8, 24, 64]), min_size=1, max_size=3),
+    own_ranks=st.lists(
+        st.lists(st.integers(0, 13), min_size=3, max_size=3), min_size=NUM_SLOTS, max_size=NUM_SLOTS
+    ),
+    segments=st.lists(st.tuples(st.integers(-1, 3), st.integers(1, 37)), max_size=6),
+    num_threads=st.integers(1, 2),
+)
+def test_any_batch(
+    in_features: int,
+    out_features: list[int],
+    own_ranks: list[list[int]],
+    segments: list[tuple[int, int]],
+    num_threads: int,
+) -> None:
+    slots = Slots(in_features, out_features, [r[: len(out_features)] for r in own_ranks])
+    ends = list(accumulate(count for _, count in segments))
+    described = [
+        (slot, end - count, count)
+        for (slot, count), end in zip(segments, ends, strict=True)
+        if slot >= 0
+    ]
+    num_rows = sum(count for _, count in segments)
+    x, y = rows(num_rows, in_features), rows(num_rows, sum(out_features))
+    expected = slots.expected(x, y, described)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        slots.updates.add(x, y, torch.tensor(described, dtype=torch.int64).view(-1, 3))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_many_rows_are_shared_out_to_threads() -> None:
+    slots = Slots(200, [64, 24], [[8, 8]] * NUM_SLOTS)
+    segments = [(0, 0, 301), (2, 301, 99)]
+    x, y = rows(400, 200), rows(400, 88)
+    expected = slots.expected(x, y, segments)
+    slots.updates.add(x, y, torch.tensor(segments))
+    torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_half_precision_rounds_the_result_alone() -> None:
+    slots = Slots(64, [24, 16], [[8, 3]] * NUM_SLOTS, HALF)
+    segments = [(1, 0, 9), (3, 9, 2)]
+    x, y = rows(11, 64, HALF), rows(11, 40, HALF)
+    expected = slots.expected(x, y, segments)
+    slots.updates.add(x, y, torch.tensor(segments))
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+def test_a_row_has_the_same_bits_whatever_other_rows_there_are(dtype: torch.dtype) -> None:
+    slots = Slots(64, [24, 16], [[8, 3], [1, 0], [13, 2], [0, 0]], dtype)
+    segments = [(0, 0, 21), (2, 21, 18), (1, 39, 3), (3, 42, 2)]
+    x, y = rows(44, 64, dtype), rows(44, 40, dtype)
+    before = y.clone()
+    slots.updates.add(x, y, torch.tensor(segments))
+    for slot, first, count in segments:
+        for row in range(first, first + count):
+            alone = before[row : row + 1].clone()
+            slots.updates.add(x[row : row + 1], alone, torch.tensor([(slot, 0, 1)]))
+            assert torch.equal(alone[0], y[row])
+
+
+@pytest.mark.parametrize(
+    ("in_features", "out_features", "ranks", "dtype", "fitting"),
+    [
+        (576, [576, 192, 192], 192, FLOAT, True),
+        (576, [1536, 1536], 1024, HALF, True),
+        (576, [1536, 1536], 1025, FLOAT, False),
+        (570, [64], 8, FLOAT, False),
+        (64, [64, 12], 8, FLOAT, False),
+        (64, [64, 32776], 8, FLOAT, False),
+        (64, [64], 8, torch.float16, False),
+    ],
+)
+def test_what_fits(
+    in_features: int, out_features: list[int], ranks: int, dtype: torch.dtype, fitting: bool
+) -> None:
+    assert fits(in_features, out_features, ranks, dtype) is fitting
