@@ -14,6 +14,7 @@ from finlora.chat_template import ChatTemplate
 from finlora.config import Settings
 from finlora.engine import siblings
 from finlora.engine.adapter_log import LoggedAdapters
+from finlora.engine.compiled_modules import compile_modules
 from finlora.engine.golden import GoldenCheck
 from finlora.engine.kv_cache import KVCache, KVLayout
 from finlora.engine.llm_engine import EngineParts, LLMEngine
@@ -77,6 +78,7 @@ def assemble(
     replace_packed_layers(base.model)
     base_bytes["scales"] += replace_unpacked_layers(base.model)
     transpose_output_layer(base.model)
+    compile_modules(base.model)
     groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)

@@ -4,17 +4,15 @@ Written as autograd has it, each is several operations that all keep what they r
 base an eighth of what a step keeps for its backward pass.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from finlora.bases.replacement import replace_norms_and_mlps
 from finlora.training.recomputed import GatedSiLU, RMSNorm, compute
 
 GATED = GatedSiLU()
-MATCHING_ROWS = 3  # random ones, on which a replacement must agree with what it replaces
 
 
 class FusedRMSNorm(nn.Module):
@@ -51,39 +49,6 @@ class FusedMLP(nn.Module):
         return self.down_proj(compute(GATED, self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
 
-# What a module must have to be tried.
-_PARTS: dict[type[FusedRMSNorm | FusedMLP], set[str]] = {
-    FusedRMSNorm: {"weight", "variance_epsilon"},
-    FusedMLP: {"gate_proj", "up_proj", "down_proj", "act_fn"},
-}
-
-
 def fuse(model: PreTrainedModel) -> int:
-    """Replace what agrees on random rows with one of the above; returns how many were.
-
-    Others, Gemma's for instance, stay as they are. Weights must be frozen.
-    """
-    generator = torch.Generator().manual_seed(0)
-    verdicts: dict[type[nn.Module], bool] = {}
-    replaced = 0
-    for name, module, replacement in list(_candidates(model)):
-        if type(module) not in verdicts:
-            rows = torch.randn(MATCHING_ROWS, replacement.in_features, generator=generator)
-            rows = rows.to(model.device, model.dtype)
-            verdicts[type(module)] = _agree(module, replacement, rows)
-        if verdicts[type(module)]:
-            model.set_submodule(name, replacement)
-            replaced += 1
-    return replaced
-
-
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, FusedRMSNorm | FusedMLP]]:
-    for name, module in model.named_modules():
-        for fused, parts in _PARTS.items():
-            if all(hasattr(module, part) for part in parts):
-                yield name, module, fused(module)
-
-
-@torch.no_grad()
-def _agree(one: nn.Module, other: nn.Module, rows: Tensor) -> bool:
-    return torch.allclose(one(rows), other(rows), rtol=1e-3, atol=1e-5)
+    """Replace what agrees with one of the above; returns how many were. Weights must be frozen."""
+    return replace_norms_and_mlps(model, FusedRMSNorm, FusedMLP)
