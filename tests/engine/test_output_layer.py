@@ -1,4 +1,7 @@
-"""A transposed output layer gives the same logits and stays tied to the embedding."""
+"""A replaced output layer gives the same logits, and takes half of the memory where it can."""
+
+import gc
+import weakref
 
 import pytest
 import torch
@@ -6,9 +9,21 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from finlora.config import Quantization
-from finlora.engine.output_layer import MAX_ROWS, TransposedLinear, transpose_output_layer
-from finlora.model import load_base
+from finlora.engine.output_layer import (
+    MAX_ROWS,
+    HalfEmbedding,
+    HalfLinear,
+    TransposedLinear,
+    output_layer_bytes,
+    replace_output_layer,
+)
+from finlora.model import load_base, memory_bytes
+from finlora.native import library
 from tests.engine.conftest import World
+from tests.native.kernels import needs_kernels
+
+NUM_ROWS = [0, 1, 5, MAX_ROWS, MAX_ROWS + 1]
+IDS = torch.tensor([[3, 499, 3, 0, 511]])
 
 
 def load(world: World, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -17,20 +32,118 @@ def load(world: World, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     return model
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 5, MAX_ROWS, MAX_ROWS + 1])
-def test_the_logits_are_those_of_the_layer(llama: World, num_rows: int) -> None:
-    model = load(llama)
-    before = model.lm_head
-    assert transpose_output_layer(model)
-    assert isinstance(model.lm_head, TransposedLinear)
-    assert model.lm_head.weight is before.weight
+def load_exact(world: World, *, tied: bool) -> LlamaForCausalLM:
+    """Float32 numbers that bfloat16 has, as in a model that comes in it."""
+    model = load(world)
+    head, embedding = model.lm_head, model.model.embed_tokens
+    with torch.no_grad():
+        weight = nn.Parameter(head.weight.bfloat16().float(), requires_grad=False)
+        other = nn.Parameter(weight.flip(0), requires_grad=False)
+    head.weight, embedding.weight = weight, weight if tied else other
+    return model
+
+
+def check_logits(model: LlamaForCausalLM, before: nn.Linear, num_rows: int) -> None:
     x = torch.randn(1, num_rows, before.in_features)
     with torch.inference_mode():
         torch.testing.assert_close(model.lm_head(x), before(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+def test_the_logits_of_a_transposed_layer(llama: World, num_rows: int) -> None:
+    model = load(llama)
+    before = model.lm_head
+    assert replace_output_layer(model) == 0
+    assert isinstance(model.lm_head, TransposedLinear)
+    assert model.lm_head.weight is before.weight
+    assert output_layer_bytes(model) == before.weight.nbytes
+    check_logits(model, before, num_rows)
+
+
+@needs_kernels
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+def test_the_logits_of_a_layer_kept_in_bfloat16(llama: World, num_rows: int) -> None:
+    model = load_exact(llama, tied=True)
+    before = model.lm_head
+    assert replace_output_layer(model) == before.weight.nbytes // 2 == output_layer_bytes(model)
+    assert isinstance(model.lm_head, HalfLinear)
+    check_logits(model, before, num_rows)
+
+
+@needs_kernels
+@pytest.mark.parametrize("tied", [True, False])
+def test_nothing_is_left_in_float32(llama: World, tied: bool) -> None:
+    model = load_exact(llama, tied=tied)
+    with torch.inference_mode():
+        before = model(IDS).logits
+        embedded = model.model.embed_tokens(IDS)
+    parts = (model.lm_head, model.model.embed_tokens)
+    freed = [weakref.ref(part.weight) for part in parts]
+    held = memory_bytes(model)["embeddings"]
+    del parts
+    assert replace_output_layer(model) == held // 2
+    gc.collect()
+    assert [ref() for ref in freed] == [None, None]
+    assert isinstance(model.model.embed_tokens, HalfEmbedding)
+    assert (model.lm_head.panels is model.model.embed_tokens.panels) == tied
+    with torch.inference_mode():
+        assert torch.equal(model.model.embed_tokens(IDS), embedded)
+        torch.testing.assert_close(model(IDS).logits, before, atol=1e-4, rtol=1e-4)
+    assert model.dtype is torch.float32
+    assert model.lm_head.weight.dtype is model.model.embed_tokens.weight.dtype is torch.float32
+
+
+@needs_kernels
+def test_an_untied_embedding_that_is_not_exact_stays(llama: World) -> None:
+    model = load_exact(llama, tied=False)
+    embedding = model.model.embed_tokens
+    with torch.no_grad():
+        embedding.weight[7, 7] = 1 + 2**-8
+    assert replace_output_layer(model) == output_layer_bytes(model)
+    assert isinstance(model.lm_head, HalfLinear)
+    assert model.model.embed_tokens is embedding
+
+
+class ScaledEmbedding(nn.Embedding):
+    """As Gemma has it."""
+
+
+@needs_kernels
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_that_compute_stay(llama: World, tied: bool) -> None:
+    """Panels beside a float32 weight that must stay would only take more memory."""
+    model = load_exact(llama, tied=tied)
+    embedding = ScaledEmbedding(512, 64, _weight=model.model.embed_tokens.weight)
+    embedding.weight = model.model.embed_tokens.weight
+    model.set_input_embeddings(embedding)
+    replace_output_layer(model)
+    assert model.model.embed_tokens is embedding
+    assert type(model.lm_head) is (TransposedLinear if tied else HalfLinear)
+
+
+def test_without_kernels_the_weight_stays(llama: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "obstacle", lambda: "none is there")
+    model = load_exact(llama, tied=True)
+    assert replace_output_layer(model) == 0
+    assert isinstance(model.lm_head, TransposedLinear)
+
+
+@needs_kernels
+def test_a_vocabulary_of_no_whole_panels_stays(llama: World) -> None:
+    model = load_exact(llama, tied=True)
+    model.lm_head.weight = model.model.embed_tokens.weight = nn.Parameter(
+        model.lm_head.weight[:-1], requires_grad=False
+    )
+    assert replace_output_layer(model) == 0
+    assert isinstance(model.lm_head, TransposedLinear)
+
+
 def test_other_types_and_layers_with_a_bias_are_left_alone(llama: World) -> None:
-    assert not transpose_output_layer(load(llama, torch.bfloat16))
+    model = load(llama, torch.bfloat16)
+    before = model.lm_head
+    assert replace_output_layer(model) == 0
+    assert model.lm_head is before
     model = load(llama)
     model.set_output_embeddings(nn.Linear(4, 4))
-    assert not transpose_output_layer(model)
+    assert replace_output_layer(model) == 0
+    assert type(model.lm_head) is nn.Linear

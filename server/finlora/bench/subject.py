@@ -17,6 +17,7 @@ from finlora.bench.roofline import ModelCost
 from finlora.config import Settings
 from finlora.engine.factory import assemble
 from finlora.engine.llm_engine import LLMEngine
+from finlora.engine.output_layer import output_layer_bytes
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base
 from finlora.threads import set_threads
@@ -61,7 +62,7 @@ def subject_of(settings: Settings, registry: AdapterRegistry) -> Iterator[Subjec
     dtype, device = base.compute_dtype, base.device
     sizes = _sizes(base)
     engine = assemble(base, settings, registry, Metrics(CollectorRegistry()), report=lambda _: None)
-    cost = _cost(sizes, engine, dtype)
+    cost = _cost(sizes, engine, dtype, output_layer_bytes(base.model))
     try:
         yield Subject(engine, Driver(engine), registry.current(), cost, dtype, device)
         engine.check_idle()
@@ -94,18 +95,17 @@ def _sizes(base: LoadedBase) -> _Sizes:
     )
 
 
-def _cost(sizes: _Sizes, engine: LLMEngine, dtype: torch.dtype) -> ModelCost:
+def _cost(sizes: _Sizes, engine: LLMEngine, dtype: torch.dtype, head_bytes: int) -> ModelCost:
     shapes = engine.spec.linear_layers.values()
     linear_parameters = sum(shape.in_features * shape.out_features for shape in shapes)
     held = engine.stats().memory_bytes
     stored = held.get("base_quantized", 0) + held.get("base_scales", 0)
-    head_parameters = sizes.vocab * sizes.hidden
     kv_width = 2 * sizes.num_kv_heads * sizes.head_dim
     return ModelCost(
         linear_parameters=linear_parameters,
-        head_parameters=head_parameters,
+        head_parameters=sizes.vocab * sizes.hidden,
         linear_bytes=stored or linear_parameters * dtype.itemsize,
-        head_bytes=head_parameters * dtype.itemsize,
+        head_bytes=head_bytes,
         kv_bytes_per_token=sizes.num_layers * kv_width * dtype.itemsize,
         attention_flops_per_pair=4 * sizes.num_layers * sizes.num_heads * sizes.head_dim,
     )

@@ -22,7 +22,7 @@ from finlora.engine.lora import AdapterWeights, LoRALinear, LoRASlots
 from finlora.engine.lora_loader import LoRALoader, squared_row_norms
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
-from finlora.engine.output_layer import transpose_output_layer
+from finlora.engine.output_layer import replace_output_layer
 from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed_layers
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
@@ -77,7 +77,7 @@ def assemble(
     base_bytes = memory_bytes(base.model)
     replace_packed_layers(base.model)
     base_bytes["scales"] += replace_unpacked_layers(base.model)
-    transpose_output_layer(base.model)
+    base_bytes["embeddings"] -= replace_output_layer(base.model)
     compile_modules(base.model)
     groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)

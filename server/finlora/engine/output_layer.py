@@ -1,12 +1,21 @@
 """The output layer in float32 on a CPU: a few rows by the weight of a whole vocabulary.
 
-The library computes W x^T up to three times as fast as x W^T there (2 to 64 rows, 49,152 outputs).
+Most models come in bfloat16. Where our own kernels can be used, such a weight is kept so and
+widened in the product: half of the memory, and half of what few rows wait for. An input embedding
+that shares the weight shares the panels. Other weights stay in float32; of them the library
+computes W x^T up to three times as fast as x W^T (2 to 64 rows, 49,152 outputs).
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from finlora.native import library
+from finlora.native.four_bit import PANEL
+from finlora.native.half import HalfPanels, is_exact
 
 MAX_ROWS = 64  # beyond, a result whose columns are neighbours in memory costs more than it saves
 
@@ -26,12 +35,81 @@ class TransposedLinear(nn.Module):
         return (self.weight @ rows.T).T.reshape(*x.shape[:-1], len(self.weight))
 
 
-def transpose_output_layer(model: PreTrainedModel) -> bool:
-    """Replace the model's output layer where that is faster; whether it was."""
-    layer = model.get_output_embeddings()
+class HalfLinear(nn.Module):
+    """A layer without bias whose weight is kept in bfloat16; float32 in, float32 out."""
+
+    def __init__(self, panels: HalfPanels) -> None:
+        super().__init__()
+        self.panels = panels
+        self.weight = _stand_in()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        out = self.panels.product(x.reshape(-1, self.panels.in_features))
+        return out.view(*x.shape[:-1], self.panels.out_features)
+
+
+class HalfEmbedding(nn.Module):
+    """An embedding kept in bfloat16 that gives float32."""
+
+    def __init__(self, panels: HalfPanels) -> None:
+        super().__init__()
+        self.panels = panels
+        self.weight = _stand_in()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] -> [..., in_features]."""
+        return self.panels.rows(ids)
+
+
+def replace_output_layer(model: PreTrainedModel) -> int:
+    """Put a faster layer in place of the output layer, if one fits; bytes that it saves.
+
+    A weight kept in bfloat16 is freed in float32, so the embedding that shares it is replaced too.
+    """
+    layer: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if not _is_float32_without_bias(layer):
+        return 0
+    is_tied = embedding.weight.data_ptr() == layer.weight.data_ptr()
+    if not fits_half(layer.weight) or (is_tied and not _is_plain(embedding)):
+        model.set_output_embeddings(TransposedLinear(layer))
+        return 0
+    panels = HalfPanels.arrange(layer.weight)
+    num_bytes: int = layer.weight.nbytes - panels.nbytes
+    model.set_output_embeddings(HalfLinear(panels))
+    if is_tied:
+        model.set_input_embeddings(HalfEmbedding(panels))
+    elif _is_plain(embedding) and fits_half(embedding.weight):
+        panels = HalfPanels.arrange(embedding.weight)
+        num_bytes += embedding.weight.nbytes - panels.nbytes
+        model.set_input_embeddings(HalfEmbedding(panels))
+    return num_bytes
+
+
+def output_layer_bytes(model: PreTrainedModel) -> int:
+    """What a step reads of the output layer's weight."""
+    layer: Any = model.get_output_embeddings()
+    weight: Tensor = layer.panels.panels if isinstance(layer, HalfLinear) else layer.weight
+    return weight.nbytes
+
+
+def fits_half(weight: Tensor) -> bool:
+    """Whether a weight on a CPU can be kept in bfloat16 without changing a number."""
+    return len(weight) % PANEL == 0 and library.obstacle() is None and is_exact(weight)
+
+
+def _is_float32_without_bias(layer: Any) -> bool:
     if type(layer) is not nn.Linear or layer.bias is not None:
         return False
-    if layer.weight.dtype is not torch.float32 or layer.weight.device.type != "cpu":
-        return False
-    model.set_output_embeddings(TransposedLinear(layer))
-    return True
+    return layer.weight.dtype is torch.float32 and layer.weight.device.type == "cpu"
+
+
+def _is_plain(embedding: nn.Module) -> bool:
+    """Others compute something of their own: Gemma's scales what it looked up."""
+    return type(embedding) is nn.Embedding
+
+
+def _stand_in() -> Tensor:
+    """For model code that looks at a weight's type or device."""
+    return torch.empty(0)

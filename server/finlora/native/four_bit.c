@@ -61,7 +61,7 @@ static void multiply_panel(const panel *p, int64_t num_rows, int64_t in_features
             rows part = {all.x + row * all.x_stride + begin, all.x_stride,
                          all.y + row * all.y_stride, all.y_stride};
             dequantize(p, begin, begin + depth, weights, PANEL);
-            multiply_rows(count, part, depth, weights, begin == 0);
+            multiply_rows(count, part, depth, weights, 0, begin == 0);
         }
     }
 }

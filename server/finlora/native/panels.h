@@ -1,4 +1,4 @@
-/* Products of rows with a panel of 16 output features whose weights are written out in float32.
+/* Products of rows with a panel of 16 output features whose weights are float32 or bfloat16.
  *
  * Every product is summed in the order of the input features, so a row's results are the same bits
  * whatever other rows there are.
@@ -7,11 +7,10 @@
 #ifndef FINLORA_PANELS_H
 #define FINLORA_PANELS_H
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "vectors.h"
 
 #define PANEL 16  /* output features: two vectors */
-#define DEPTH 256 /* input features written out at a time: 16 KiB, half of a first-level cache */
+#define DEPTH 256 /* input features at a time: 16 KiB in float32, half of a first-level cache */
 #define ROWS 192  /* rows multiplied with them; their DEPTH features fit a second-level cache */
 #define GROUP 6   /* rows whose sums are in registers: 12 of 16, beside two weights and one input */
 #define PANELS_AT_ONCE 2 /* that a thread takes: a thread that lost its core holds up few */
@@ -23,10 +22,9 @@ typedef struct {
     int64_t y_stride;
 } rows;
 
-/* Adds `depth` input features of `count` rows to their sums. `count` is a constant in every call, so
- * that the sums are registers. */
-static inline __attribute__((always_inline)) void multiply(int count, rows r, int64_t depth,
-                                                           const float *weights, int is_first)
+/* Adds `depth` input features of `count` rows to their sums. `count` and `half` are constants in
+ * every call, so that the sums are registers. */
+INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int half, int is_first)
 {
     __m256 sums[GROUP][2];
 #pragma GCC unroll 6
@@ -36,8 +34,8 @@ static inline __attribute__((always_inline)) void multiply(int count, rows r, in
     }
 #pragma GCC unroll 4
     for (int64_t k = 0; k < depth; k++) {
-        __m256 weights_0 = _mm256_load_ps(weights + k * PANEL);
-        __m256 weights_1 = _mm256_load_ps(weights + k * PANEL + 8);
+        __m256 weights_0 = load(weights, k * PANEL, half);
+        __m256 weights_1 = load(weights, k * PANEL + 8, half);
 #pragma GCC unroll 6
         for (int i = 0; i < count; i++) {
             __m256 input = _mm256_broadcast_ss(r.x + i * r.x_stride + k);
@@ -52,20 +50,20 @@ static inline __attribute__((always_inline)) void multiply(int count, rows r, in
     }
 }
 
-static void multiply_rows(int64_t num_rows, rows r, int64_t depth, const float *weights,
+INLINE void multiply_rows(int64_t num_rows, rows r, int64_t depth, const void *weights, int half,
                           int is_first)
 {
     for (; num_rows >= GROUP; num_rows -= GROUP) {
-        multiply(GROUP, r, depth, weights, is_first);
+        multiply(GROUP, r, depth, weights, half, is_first);
         r.x += GROUP * r.x_stride;
         r.y += GROUP * r.y_stride;
     }
     switch (num_rows) {
-    case 5: multiply(5, r, depth, weights, is_first); break;
-    case 4: multiply(4, r, depth, weights, is_first); break;
-    case 3: multiply(3, r, depth, weights, is_first); break;
-    case 2: multiply(2, r, depth, weights, is_first); break;
-    case 1: multiply(1, r, depth, weights, is_first); break;
+    case 5: multiply(5, r, depth, weights, half, is_first); break;
+    case 4: multiply(4, r, depth, weights, half, is_first); break;
+    case 3: multiply(3, r, depth, weights, half, is_first); break;
+    case 2: multiply(2, r, depth, weights, half, is_first); break;
+    case 1: multiply(1, r, depth, weights, half, is_first); break;
     }
 }
 

@@ -1,0 +1,68 @@
+"""Weights in bfloat16 in the panels that half.c reads, and what float32 computes with them."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from finlora.native.four_bit import PANEL
+from finlora.native.library import address, load
+
+CHUNK_ROWS = 1024  # looked at in one go, so that copies of the whole never stand beside it
+
+
+class HalfPanels:
+    """A weight [out_features, in_features] in bfloat16; out_features is a multiple of 16."""
+
+    def __init__(self, panels: Tensor) -> None:
+        """`panels` are [panels, in_features, 16], as `arrange` makes them.
+
+        Raises KernelsUnusableError.
+        """
+        self.panels = panels
+        self.num_panels, self.in_features = panels.shape[0], panels.shape[1]
+        self._library = load()
+
+    @classmethod
+    def arrange(cls, weight: Tensor) -> "HalfPanels":
+        """From [out_features, in_features], rounded where `is_exact` does not hold."""
+        out_features, in_features = weight.shape
+        apart = weight.detach().view(out_features // PANEL, PANEL, in_features).transpose(1, 2)
+        # Converted on the way: nothing but the result takes memory.
+        return cls(torch.empty(apart.shape, dtype=torch.bfloat16).copy_(apart))
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return self.num_panels * PANEL
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the weight takes."""
+        return self.panels.nbytes
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
+        assert x.dtype is torch.float32
+        x = x.contiguous()
+        out = x.new_empty(len(x), self.out_features)
+        self._library.finlora_half_product(
+            address(x),
+            ctypes.c_int64(len(x)),
+            ctypes.c_int64(self.in_features),
+            address(self.panels),
+            ctypes.c_int64(self.num_panels),
+            address(out),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return out
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of the weight in float32: [...] -> [..., in_features]."""
+        return self.panels[ids // PANEL, :, ids % PANEL].float()
+
+
+def is_exact(weight: Tensor) -> bool:
+    """Whether bfloat16 has every number of a weight [out_features, in_features]."""
+    chunks = weight.detach().split(CHUNK_ROWS)
+    return all(torch.equal(chunk.bfloat16().to(chunk.dtype), chunk) for chunk in chunks)
