@@ -2,13 +2,14 @@
 
 import gc
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from finlora.config import Quantization
+from finlora.config import DEFAULT_BASE, Quantization
 from finlora.engine.output_layer import (
     MAX_ROWS,
     HalfEmbedding,
@@ -17,6 +18,7 @@ from finlora.engine.output_layer import (
     output_layer_bytes,
     replace_output_layer,
 )
+from finlora.engine.unpacked_layers import replace_unpacked_layers
 from finlora.model import load_base, memory_bytes
 from finlora.native import library
 from tests.engine.conftest import World
@@ -91,6 +93,22 @@ def test_nothing_is_left_in_float32(llama: World, tied: bool) -> None:
         torch.testing.assert_close(model(IDS).logits, before, atol=1e-4, rtol=1e-4)
     assert model.dtype is torch.float32
     assert model.lm_head.weight.dtype is model.model.embed_tokens.weight.dtype is torch.float32
+
+
+def num_mapped_files() -> int:
+    return Path("/proc/self/maps").read_text().count("model.safetensors")
+
+
+@needs_kernels
+def test_the_file_that_a_base_was_mapped_from_is_let_go() -> None:
+    gc.collect()
+    before = num_mapped_files()
+    model = load_base(DEFAULT_BASE, Quantization.NF4, dtype=torch.float32, device="cpu").model
+    assert num_mapped_files() > before
+    replace_unpacked_layers(model)
+    assert replace_output_layer(model) > 0
+    gc.collect()
+    assert num_mapped_files() == before
 
 
 @needs_kernels

@@ -84,6 +84,7 @@ def replace_output_layer(model: PreTrainedModel) -> int:
         panels = HalfPanels.arrange(embedding.weight)
         num_bytes += embedding.weight.nbytes - panels.nbytes
         model.set_input_embeddings(HalfEmbedding(panels))
+    _own_vectors(model)
     return num_bytes
 
 
@@ -108,6 +109,13 @@ def _is_float32_without_bias(layer: Any) -> bool:
 def _is_plain(embedding: nn.Module) -> bool:
     """Others compute something of their own: Gemma's scales what it looked up."""
     return type(embedding) is nn.Embedding
+
+
+def _own_vectors(model: nn.Module) -> None:
+    """Copy norms and biases: in a mapped file they would keep all of it, the freed weight too."""
+    for vector in (*model.parameters(), *model.buffers()):
+        if vector.dim() == 1:
+            vector.data = vector.data.clone()
 
 
 def _stand_in() -> Tensor:

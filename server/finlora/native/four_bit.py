@@ -37,7 +37,9 @@ class PanelWeight:
         single = torch.stack((codes >> 4, codes & 15), -1).view(-1, 2, PANEL // 2, 2 * half)
         low, high = single.transpose(2, 3).unbind(1)  # [panels, in_features, 8]
         arranged = scales.view(out_features // PANEL, PANEL, -1).transpose(1, 2).contiguous()
-        return cls((low | high << 4).contiguous(), arranged.float(), code_book.float().contiguous())
+        # A copy: it may stand in a mapped file, all of which these 16 numbers would keep.
+        book = code_book.to(torch.float32, copy=True)
+        return cls((low | high << 4).contiguous(), arranged.float(), book)
 
     @classmethod
     def joined(cls, weights: "list[PanelWeight]") -> "PanelWeight":
