@@ -1,7 +1,7 @@
-"""Times the two ways in which the engine applies adapters to a mixed batch, on joined layers.
+"""Times the ways in which the engine applies adapters to a mixed batch, on joined layers.
 
-Prints a Markdown table: microseconds for the rows of all adapters in one stack, and adapter by
-adapter, in the type that the default base computes in.
+Prints a Markdown table: microseconds by our own kernel, and by torch's operations with the rows of
+all adapters in one stack, or adapter by adapter, in the type that the default base computes in.
 """
 
 import sys
@@ -16,6 +16,7 @@ from finlora.engine.lora import MAX_PRODUCTS_PER_MATMUL, LoRALayerSlots, LoRAWei
 from finlora.engine.lora_batch import LoRABatch, Segment
 from finlora.engine.siblings import LayerGroup
 from finlora.model import best_dtype
+from finlora.native import library
 
 # Of the default base.
 GROUPS = (
@@ -27,6 +28,8 @@ NUM_ROWS = (30, 250, 1000)
 NUM_ADAPTERS = (1, 4, 16)
 RANKS = (8, 16)
 REPEATS = 100
+# With torch's operations: products that one more adapter in a stack may cost.
+LIMITS = {"stacked": sys.maxsize, "one by one": 0}
 
 
 def slots(group: LayerGroup, num_adapters: int, rank: int, dtype: torch.dtype) -> LoRALayerSlots:
@@ -50,15 +53,26 @@ def spread(num_rows: int, num_adapters: int) -> LoRABatch:
     )
 
 
+def slots_by_way(
+    group: LayerGroup, num_adapters: int, rank: int, dtype: torch.dtype
+) -> dict[str, LoRALayerSlots]:
+    """The same slots for each way that this machine has."""
+    found = {}
+    if library.obstacle() is None:
+        found["own kernel"] = slots(group, num_adapters, rank, dtype)
+    with patch.object(library, "obstacle", return_value="not asked for"):
+        for way, limit in LIMITS.items():
+            with patch.dict(MAX_PRODUCTS_PER_MATMUL, {dtype: limit}):
+                found[way] = slots(group, num_adapters, rank, dtype)
+    return found
+
+
 @torch.inference_mode()
 def microseconds(
-    group: LayerGroup, num_rows: int, num_adapters: int, rank: int, limit: int
+    layer: LoRALayerSlots, group: LayerGroup, num_rows: int, dtype: torch.dtype
 ) -> float:
-    """Median time of one application; `limit` decides which way is taken."""
-    dtype = best_dtype(torch.device("cpu"))
-    with patch.dict(MAX_PRODUCTS_PER_MATMUL, {dtype: limit}):
-        layer = slots(group, num_adapters, rank, dtype)
-    batch = spread(num_rows, num_adapters)
+    """Median time of one application to the rows of all slots."""
+    batch = spread(num_rows, len(layer._widths))
     x = torch.randn(num_rows, group.in_features, dtype=dtype)
     y = torch.zeros(num_rows, sum(group.out_features), dtype=dtype)
     times = []
@@ -71,15 +85,17 @@ def microseconds(
 
 def main() -> int:
     """Print the table."""
-    sys.stdout.write("| layers | rows | adapters | rank | stacked, µs | one by one, µs |\n")
-    sys.stdout.write("|---|---|---|---|---|---|\n")
+    dtype = best_dtype(torch.device("cpu"))
+    ways = ("own kernel", *LIMITS)
+    columns = ("layers", "rows", "adapters", "rank", *(f"{way}, µs" for way in ways))
+    sys.stdout.write(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n")
     for group, num_rows, num_adapters, rank in product(GROUPS, NUM_ROWS, NUM_ADAPTERS, RANKS):
-        stacked, one_by_one = (
-            microseconds(group, num_rows, num_adapters, rank, limit) for limit in (sys.maxsize, 0)
-        )
+        layers = slots_by_way(group, num_adapters, rank, dtype)
+        times = {way: microseconds(layer, group, num_rows, dtype) for way, layer in layers.items()}
         names = ", ".join(name.removesuffix("_proj") for name in group.names)
-        cells = (names, num_rows, num_adapters, rank, f"{stacked:.0f}", f"{one_by_one:.0f}")
-        sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
+        measured = (f"{times[way]:.0f}" if way in times else "-" for way in ways)
+        cells = (names, str(num_rows), str(num_adapters), str(rank), *measured)
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
     return 0
 
 

@@ -32,6 +32,8 @@ def check_computing(settings: Settings, spec: BaseSpec | None) -> Iterator[Findi
     yield from _check_device(device)
     yield from _check_threads(settings)
     yield from _check_layers(settings, device, spec)
+    if device.type == "cpu":
+        yield _compiled_kernels()
 
 
 def _check_device(device: torch.device) -> Iterator[Finding]:
@@ -82,12 +84,10 @@ def _check_layers(
     reasons = "; ".join(map(str, obstacles))
     text = f"NF4 unpacked in {len(shapes) - num_packed} of {len(shapes)} layers: {reasons}"
     yield note("kernels", f"{text}; computing in {name}", FASTER, **facts)
-    if dtype is torch.float32:
-        yield _compiled_kernels()
 
 
 def _compiled_kernels() -> Finding:
-    what, reason = "finlora's own for unpacked layers", library.obstacle()
+    what, reason = "finlora's own for adapters, attention and unpacked layers", library.obstacle()
     if reason is None:
         return ok("kernels", f"{what}: compiled", compiled=True)
     return note("kernels", f"{what}: {reason}", COMPILE, compiled=False)

@@ -33,6 +33,7 @@ def attend(
     tokens: row of the table, first position, number, first row of the query; both int64. Raises
     KernelsUnusableError.
     """
+    assert query.dtype is pool.dtype
     num_tokens, num_heads, size = query.shape
     if query.stride(2) != 1 or query.stride(1) != size:
         query = query.contiguous()

@@ -44,6 +44,7 @@ class SlotUpdates:
             address(self._rank_ends),
             address(self._column_ends),
         )
+        self._dtype = a.dtype
         self._is_half = ctypes.c_int(a.dtype is torch.bfloat16)
 
     def set_ranks(self, slot: int, ends: Sequence[int]) -> None:
@@ -55,6 +56,9 @@ class SlotUpdates:
 
         `segments` [n, 3], int64: slot, first row and number of rows of each adapter.
         """
+        assert x.dtype is y.dtype is self._dtype
+        assert y.stride(1) == 1
+        x = x.contiguous()
         self._library.finlora_lora(
             address(x),
             ctypes.c_int64(x.stride(0)),

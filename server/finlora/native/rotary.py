@@ -25,6 +25,7 @@ def rotate_and_store(
     KernelsUnusableError.
     """
     assert all(t.stride(2) == 1 and t.stride(1) == t.shape[2] for t in (query, key, value))
+    assert {t.dtype for t in (key, value, *angles)} == {query.dtype} == {pool.dtype}
     cos, sin = (angle.contiguous() for angle in angles)
     num_tokens, num_heads, size = query.shape
     load().finlora_rotate_and_store(
