@@ -60,7 +60,8 @@ class NativeLlamaAttention(nn.Module):
 
 def replace_attention(model: PreTrainedModel) -> int:
     """Put our own in place of each module like Llama's, for native batches; how many."""
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, LIKE_LLAMA)]
+    # Of these very classes: one that is made from them may compute something of its own.
+    found = [(name, m) for name, m in model.named_modules() if type(m) in LIKE_LLAMA]
     fitting = [(name, m) for name, m in found if m.head_dim % PAIRED_LANES == 0]
     for name, attention in fitting:
         model.set_submodule(name, NativeLlamaAttention(attention))

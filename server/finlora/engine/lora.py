@@ -87,17 +87,17 @@ class LoRALayerSlots:
     def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         """Put one adapter's layers into a slot; None: the adapter leaves that layer alone.
 
-        The A matrices are stacked, B has each layer's part at its ranks and columns and is zero
-        elsewhere: two products serve all layers.
+        The A matrices are stacked, B has each layer's part at its ranks and columns. Elsewhere B is
+        zero for torch's products, which serve all layers at once; our kernel reads nothing there.
         """
         self._copied = None
         ends = list(accumulate(0 if layer is None else len(layer.a) for layer in layers))
         self._widths[slot] = ends[-1]
         self._ranks[slot] = [slice(start, end) for start, end in pairwise([0, *ends])]
+        a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
         if self._native is not None:
             self._native.set_ranks(slot, ends)
-        a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
-        if len(layers) > 1:
+        elif len(layers) > 1:
             b.zero_()
         for layer, ranks, columns in zip(layers, self._ranks[slot], self._columns, strict=True):
             if layer is not None:
