@@ -4,11 +4,15 @@ The batch is one row of tokens [1, T]: first the sequences that decode, one toke
 whose prompt is run (prefill). How their queries meet the cache is the batch's own matter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from finlora.engine.kv_cache import Pages
 
 IMPLEMENTATION = "finlora_paged"
 
@@ -21,6 +25,12 @@ class SequenceSpan:
     start: int
     num_tokens: int
     decodes: bool  # one token that follows the prompt
+
+
+def pages_of_new_tokens(table: Pages, spans: Sequence[SequenceSpan]) -> Tensor:
+    """[T], in the order of the packed batch."""
+    pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
+    return torch.from_numpy(np.concatenate(pages))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from finlora.bases.replacement import replace_norms_and_mlps
 from finlora.native import library
-from finlora.native.elementwise import DTYPES, LANES, gated_silu, rms_norm
+from finlora.native.elementwise import gated_silu, rms_norm
+from finlora.native.library import DTYPES, LANES
 
 
 class CompiledRMSNorm(nn.Module):

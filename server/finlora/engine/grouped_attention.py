@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finlora.attention_interface import additive_mask
-from finlora.engine.attention import Scores, SequenceSpan
+from finlora.engine.attention import Scores, SequenceSpan, pages_of_new_tokens
 from finlora.engine.kv_cache import CONTEXT_PADDING, Pages
 
 BLOCK = CONTEXT_PADDING  # positions in a prefill block; keys are padded to its end
@@ -140,13 +140,12 @@ def build_batch(pools: list[Tensor], table: Pages, spans: list[SequenceSpan]) ->
     """Describe a packed batch; spans that decode must come first, pages be already assigned."""
     device, num_kv_heads = pools[0].device, pools[0].shape[2]
     num_decodes = sum(span.decodes for span in spans)
-    new_pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
     decode = None
     if num_decodes:
         decode = _decode_group(table, spans[:num_decodes], num_kv_heads, device)
     return GroupedBatch(
         pools=pools,
-        new_pages=torch.from_numpy(np.concatenate(new_pages)).to(device),
+        new_pages=pages_of_new_tokens(table, spans).to(device),
         decode=decode,
         blocks=[
             _block_group(table, index, pieces, num_kv_heads, device)

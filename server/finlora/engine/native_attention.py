@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finlora.engine.attention import Scores, SequenceSpan
+from finlora.engine.attention import Scores, SequenceSpan, pages_of_new_tokens
 from finlora.engine.kv_cache import KVLayout, Pages
 from finlora.native import attention, library
 
@@ -33,14 +33,13 @@ class NativeBatch:
 
 def build_batch(pools: list[Tensor], table: Pages, spans: list[SequenceSpan]) -> NativeBatch:
     """Describe a packed batch; pages must be already assigned."""
-    new_pages = [table[span.row, span.start : span.start + span.num_tokens] for span in spans]
     counts = np.array([span.num_tokens for span in spans])
     rows = np.array([span.row for span in spans])
     starts = np.array([span.start for span in spans])
     described = np.stack((rows, starts, counts, counts.cumsum() - counts), 1)
     return NativeBatch(
         pools,
-        torch.from_numpy(np.concatenate(new_pages)),
+        pages_of_new_tokens(table, spans),
         torch.from_numpy(table),
         torch.from_numpy(described),
     )

@@ -72,12 +72,10 @@ static int64_t first_visible(const attention *a, int64_t position)
 INLINE chunk chunk_at(const attention *a, const tile *t, int64_t begin, int64_t end, int half)
 {
     chunk c = {.begin = begin, .count = end - begin < CHUNK ? end - begin : CHUNK};
-    const int64_t head = a->size * (half ? 2 : 4);
     for (int64_t j = 0; j < c.count; j++) {
-        const char *page =
-            (const char *)a->pool + t->pages[begin + j] * 2 * a->num_kv_heads * head;
-        c.keys[j] = page + t->kv_head * head;
-        c.values[j] = page + (a->num_kv_heads + t->kv_head) * head;
+        const int64_t key = t->pages[begin + j] * 2 * a->num_kv_heads + t->kv_head;
+        c.keys[j] = at(a->pool, key * a->size, half);
+        c.values[j] = at(a->pool, (key + a->num_kv_heads) * a->size, half);
     }
     for (int64_t j = c.count; j < c.count + VECTORS_AHEAD; j++)
         c.keys[j] = c.keys[c.count - 1];

@@ -5,12 +5,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from finlora.native.library import address, load
+from finlora.native.library import DTYPES, LANES, address, load
 
-LANES = 8
 MAX_HEAD_SIZE = 256
 MAX_HEADS_OF_A_KEY = 64
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fits(num_heads: int, num_kv_heads: int, head_size: int, dtype: torch.dtype) -> bool:

@@ -12,11 +12,6 @@
 #define MIN_PARALLEL_NORM (128 * 1024)
 #define MIN_PARALLEL_GATED (32 * 1024)
 
-INLINE const void *row_of(const void *rows, int64_t index, int64_t stride, int half)
-{
-    return (const char *)rows + index * stride * (half ? sizeof(uint16_t) : sizeof(float));
-}
-
 /* In four parts that do not wait for each other. */
 INLINE float sum_of_squares(const void *x, int64_t size, int half)
 {
@@ -73,8 +68,8 @@ void finlora_rms_norm(const void *x, int64_t num_rows, int64_t size, const void 
 #pragma omp parallel for num_threads(num_threads) schedule(static) \
     if (num_rows > 1 && num_rows * size >= MIN_PARALLEL_NORM)
     for (int64_t i = 0; i < num_rows; i++) {
-        const void *from = row_of(x, i, size, half);
-        void *to = (void *)row_of(y, i, size, half);
+        const void *from = at(x, i * size, half);
+        void *to = (void *)at(y, i * size, half);
         if (half)
             norm_row(from, size, weight, eps, to, 1);
         else
@@ -89,9 +84,9 @@ void finlora_gated_silu(const void *gate, const void *up, int64_t num_rows, int6
 #pragma omp parallel for num_threads(num_threads) schedule(static) \
     if (num_rows > 1 && num_rows * size >= MIN_PARALLEL_GATED)
     for (int64_t i = 0; i < num_rows; i++) {
-        const void *gate_row = row_of(gate, i, stride, half);
-        const void *up_row = row_of(up, i, stride, half);
-        void *to = (void *)row_of(out, i, size, half);
+        const void *gate_row = at(gate, i * stride, half);
+        const void *up_row = at(up, i * stride, half);
+        void *to = (void *)at(out, i * size, half);
         if (half)
             gated_row(gate_row, up_row, size, to, 1);
         else

@@ -5,10 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from finlora.native.library import address, load
-
-DTYPES = (torch.float32, torch.bfloat16)
-LANES = 8  # sizes are multiples of it
+from finlora.native.library import DTYPES, LANES, address, load
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -30,11 +30,6 @@ typedef struct {
     float wide[GROUP * MAX_FEATURES]; /* rows in float32 */
 } scratch;
 
-INLINE const void *at(const void *from, int64_t index, int half)
-{
-    return (const char *)from + index * (half ? 2 : 4);
-}
-
 static int64_t num_ranks(const update *u, int64_t slot)
 {
     return u->rank_ends[(slot + 1) * u->num_layers - 1];

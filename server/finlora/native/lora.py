@@ -6,12 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from finlora.native.library import address, load
+from finlora.native.library import DTYPES, LANES, address, load
 
-LANES = 8
 MAX_RANKS = 1024
 MAX_FEATURES = 32768
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fits(in_features: int, out_features: Sequence[int], max_ranks: int, dtype: torch.dtype) -> bool:

@@ -37,19 +37,18 @@ typedef struct {
 
 INLINE void place(const new_tokens *n, int64_t token, int half)
 {
-    const int64_t bytes = half ? 2 : 4, size = n->size;
-    const char *cos = (const char *)n->cos + token * size * bytes;
-    const char *sin = (const char *)n->sin + token * size * bytes;
-    char *query = (char *)n->query + token * n->query_stride * bytes;
-    const char *key = (const char *)n->key + token * n->key_stride * bytes;
-    const char *value = (const char *)n->value + token * n->value_stride * bytes;
-    const int64_t width = n->num_kv_heads * size * bytes;
-    char *page = (char *)n->pool + n->pages[token] * 2 * width;
-    for (int64_t head = 0; head < n->num_heads; head++)
-        rotate(query + head * size * bytes, query + head * size * bytes, cos, sin, size, half);
+    const int64_t size = n->size, width = n->num_kv_heads * size;
+    const void *cos = at(n->cos, token * size, half), *sin = at(n->sin, token * size, half);
+    for (int64_t head = 0; head < n->num_heads; head++) {
+        void *query = (void *)at(n->query, token * n->query_stride + head * size, half);
+        rotate(query, query, cos, sin, size, half);
+    }
+    void *keys = (void *)at(n->pool, n->pages[token] * 2 * width, half);
     for (int64_t head = 0; head < n->num_kv_heads; head++)
-        rotate(key + head * size * bytes, page + head * size * bytes, cos, sin, size, half);
-    memcpy(page + width, value, width);
+        rotate(at(n->key, token * n->key_stride + head * size, half),
+               (void *)at(keys, head * size, half), cos, sin, size, half);
+    memcpy((void *)at(keys, width, half), at(n->value, token * n->value_stride, half),
+           width * (half ? 2 : 4));
 }
 
 #define TOKENS_WORTH_A_THREAD 64

@@ -12,6 +12,12 @@
 #define LANES 8
 #define INLINE static inline __attribute__((always_inline))
 
+/* Number `index` of an array. */
+INLINE const void *at(const void *from, int64_t index, int half)
+{
+    return (const char *)from + index * (half ? 2 : 4);
+}
+
 INLINE __m256 load(const void *from, int64_t index, int half)
 {
     if (!half)
