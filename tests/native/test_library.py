@@ -47,7 +47,7 @@ def test_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("int finlora_kernels_version(void) { return 0; }", "they are of version 0, needed is 2"),
+        ("int finlora_kernels_version(void) { return 0; }", "they are of version 0, needed is "),
         ("int another(void) { return 0; }", "they cannot be loaded"),
     ],
 )

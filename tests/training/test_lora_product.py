@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from finlora.training.frozen import WideWeight
 from finlora.training.lora_product import ROWS, Operand, lora_product, lora_products
 from finlora.training.recomputed import GatedSiLU
 
@@ -14,7 +15,7 @@ def _matrix(*shape: int, learns: bool = True) -> Tensor:
 
 
 def _plain(x: Tensor, operand: Operand) -> Tensor:
-    weight, bias, a, b = operand
+    (weight, bias), a, b = operand.layer, operand.a, operand.b
     return x @ weight.T + SCALING * x @ a.T @ b.T + (0 if bias is None else bias)
 
 
@@ -25,9 +26,9 @@ def test_gradients_are_the_slopes(has_bias: bool) -> None:
     bias = _matrix(6, learns=False) if has_bias else None
 
     def product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return lora_product(x, Operand(weight, bias, a, b), SCALING)
+        return lora_product(x, Operand(WideWeight(weight, bias), a, b), SCALING)
 
-    torch.testing.assert_close(product(x, a, b), _plain(x, Operand(weight, bias, a, b)))
+    torch.testing.assert_close(product(x, a, b), _plain(x, Operand(WideWeight(weight, bias), a, b)))
     assert torch.autograd.gradcheck(product, (x, a, b))
 
 
@@ -46,7 +47,7 @@ def test_layers_that_read_the_same_rows_are_one_operation(ranks: tuple[int, int]
 
 
 def _operands(weights: list[Tensor], flat: list[Tensor] | tuple[Tensor, ...]) -> list[Operand]:
-    return [Operand(w, None, *flat[2 * i : 2 * i + 2]) for i, w in enumerate(weights)]
+    return [Operand(WideWeight(w), *flat[2 * i : 2 * i + 2]) for i, w in enumerate(weights)]
 
 
 def test_gradients_reach_what_the_rows_are_made_of() -> None:
@@ -54,17 +55,17 @@ def test_gradients_reach_what_the_rows_are_made_of() -> None:
     weight = _matrix(6, 8, learns=False)
 
     def product(gate: Tensor, up: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        operand = Operand(weight, None, a, b)
+        operand = Operand(WideWeight(weight), a, b)
         return lora_products(GatedSiLU(), (gate, up), (operand,), SCALING)[0]
 
-    expected = _plain(torch.nn.functional.silu(gate) * up, Operand(weight, None, a, b))
+    expected = _plain(torch.nn.functional.silu(gate) * up, Operand(WideWeight(weight), a, b))
     torch.testing.assert_close(product(gate, up, a, b), expected)
     assert torch.autograd.gradcheck(product, (gate, up, a, b))
 
 
 def test_rows_that_need_no_gradient_get_none() -> None:
     x, a, b = _matrix(3, 8, learns=False), _matrix(4, 8), _matrix(6, 4)
-    lora_product(x, Operand(_matrix(6, 8, learns=False), None, a, b), SCALING).sum().backward()
+    lora_product(x, Operand(WideWeight(_matrix(6, 8, learns=False)), a, b), SCALING).sum().backward()
     assert x.grad is None
     assert a.grad is not None
 
@@ -72,7 +73,7 @@ def test_rows_that_need_no_gradient_get_none() -> None:
 def test_masters_stay_in_float32_beside_a_bfloat16_base() -> None:
     x, weight = torch.randn(5, 8).bfloat16(), torch.randn(6, 8).bfloat16()
     a, b = torch.randn(4, 8, requires_grad=True), torch.randn(6, 4, requires_grad=True)
-    y = lora_product(x, Operand(weight, None, a, b), 2.0)
+    y = lora_product(x, Operand(WideWeight(weight), a, b), 2.0)
     y.float().sum().backward()
     assert y.dtype is torch.bfloat16
     assert a.grad is not None

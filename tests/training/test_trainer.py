@@ -19,7 +19,7 @@ from finlora.training.forward import row_logprobs
 from finlora.training.lora_layer import TrainableLoRA
 from finlora.training.optimization import rate_factor
 from finlora.training.trainer import Step, Trainer, TrainingDivergedError
-from finlora.training.widen import widen
+from finlora.training.four_bit_base import widen
 from finlora.training.workshop import attach_layers
 from tests.training.rows import LABELS, make_rows
 

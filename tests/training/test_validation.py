@@ -19,7 +19,7 @@ from finlora.training.batches import Example, ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs
 from finlora.training.trainer import Trainer
-from finlora.training.widen import widen
+from finlora.training.four_bit_base import widen
 from finlora.training.workshop import attach_layers
 from tests.training.rows import LABELS, make_rows
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from finlora.native.library import address, load
 
 PANEL = 16  # output features of a panel
+Update = tuple[Tensor, Tensor] | None  # of low rank: [n, ranks] and [ranks, columns]
 
 
 class PanelWeight:
@@ -53,17 +54,39 @@ class PanelWeight:
         """Width of the output."""
         return self.num_panels * PANEL
 
-    def product(self, x: Tensor) -> Tensor:
-        """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
-        assert x.dtype is torch.float32
-        x = x.contiguous()
+    def product(self, x: Tensor, update: Update = None) -> Tensor:
+        """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread.
+
+        With `update`, matrices [n, ranks] and [ranks, out_features], their product is added.
+        """
+        x = _rows(x)
         out = x.new_empty(len(x), self.out_features)
         self._library.finlora_four_bit_product(
             address(x),
             ctypes.c_int64(len(x)),
             ctypes.c_int64(self.in_features),
             *self._all,
+            *_low_rank(update),
             address(out),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return out
+
+    def product_back(self, y: Tensor, update: Update = None, onto: Tensor | None = None) -> Tensor:
+        """y W: [n, out_features] -> [n, in_features], added in place where there is `onto`.
+
+        `update` as above: [n, ranks] and [ranks, in_features].
+        """
+        y = _rows(y)
+        out = y.new_empty(len(y), self.in_features) if onto is None else onto
+        self._library.finlora_four_bit_product_back(
+            address(y),
+            ctypes.c_int64(len(y)),
+            ctypes.c_int64(self.in_features),
+            *self._all,
+            *_low_rank(update),
+            address(out),
+            ctypes.c_int(onto is not None),
             ctypes.c_int(torch.get_num_threads()),
         )
         return out
@@ -87,3 +110,18 @@ class PanelWeight:
             ctypes.c_int64(panels.stop - panels.start),
             ctypes.c_int64(self.block_size),
         )
+
+
+def _rows(x: Tensor) -> Tensor:
+    assert x.dtype is torch.float32
+    return x.contiguous()
+
+
+def _low_rank(update: Update) -> tuple[object, ...]:
+    if update is None:
+        return None, None, ctypes.c_int64(0)
+    low, columns = update
+    assert low.dtype is columns.dtype is torch.float32
+    assert low.is_contiguous()
+    assert columns.is_contiguous()
+    return address(low), address(columns), ctypes.c_int64(len(columns))

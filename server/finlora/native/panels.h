@@ -22,9 +22,10 @@ typedef struct {
     int64_t y_stride;
 } rows;
 
-/* Adds `depth` input features of `count` rows to their sums. `count` and `half` are constants in
- * every call, so that the sums are registers. */
-INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int half, int is_first)
+/* Adds `depth` input features of `count` rows to their sums; their weights are `stride` numbers
+ * apart. `count` and `half` are constants in every call, so that the sums are registers. */
+INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int64_t stride, int half,
+                     int is_first)
 {
     __m256 sums[GROUP][2];
 #pragma GCC unroll 6
@@ -34,8 +35,8 @@ INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int 
     }
 #pragma GCC unroll 4
     for (int64_t k = 0; k < depth; k++) {
-        __m256 weights_0 = load(weights, k * PANEL, half);
-        __m256 weights_1 = load(weights, k * PANEL + 8, half);
+        __m256 weights_0 = load(weights, k * stride, half);
+        __m256 weights_1 = load(weights, k * stride + 8, half);
 #pragma GCC unroll 6
         for (int i = 0; i < count; i++) {
             __m256 input = _mm256_broadcast_ss(r.x + i * r.x_stride + k);
@@ -50,20 +51,20 @@ INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int 
     }
 }
 
-INLINE void multiply_rows(int64_t num_rows, rows r, int64_t depth, const void *weights, int half,
-                          int is_first)
+INLINE void multiply_rows(int64_t num_rows, rows r, int64_t depth, const void *weights,
+                          int64_t stride, int half, int is_first)
 {
     for (; num_rows >= GROUP; num_rows -= GROUP) {
-        multiply(GROUP, r, depth, weights, half, is_first);
+        multiply(GROUP, r, depth, weights, stride, half, is_first);
         r.x += GROUP * r.x_stride;
         r.y += GROUP * r.y_stride;
     }
     switch (num_rows) {
-    case 5: multiply(5, r, depth, weights, half, is_first); break;
-    case 4: multiply(4, r, depth, weights, half, is_first); break;
-    case 3: multiply(3, r, depth, weights, half, is_first); break;
-    case 2: multiply(2, r, depth, weights, half, is_first); break;
-    case 1: multiply(1, r, depth, weights, half, is_first); break;
+    case 5: multiply(5, r, depth, weights, stride, half, is_first); break;
+    case 4: multiply(4, r, depth, weights, stride, half, is_first); break;
+    case 3: multiply(3, r, depth, weights, stride, half, is_first); break;
+    case 2: multiply(2, r, depth, weights, stride, half, is_first); break;
+    case 1: multiply(1, r, depth, weights, stride, half, is_first); break;
     }
 }
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from finlora.bases.dequantization import served_weight
 from finlora.bases.spec import BaseSpec, LinearShape
 from finlora.training.config import Init
+from finlora.training.four_bit_layer import FourBitLayer
+from finlora.training.frozen import Frozen, WideWeight
 from finlora.training.initialization import initial_matrices
 from finlora.training.lora_product import Operand, lora_product, lora_products
 from finlora.training.recomputed import Recipe, compute
@@ -91,9 +93,8 @@ class TrainableLoRA(nn.Module):
     def operand(self) -> Operand | None:
         """For a product with one backward pass; None where the update is none of that kind."""
         dropout = self.settings.dropout if self.training else 0.0
-        if type(self.base) is not nn.Linear or dropout:
-            return None
-        return Operand(self.base.weight, self.base.bias, self.a, self.b)
+        frozen = _frozen(self.base)
+        return None if frozen is None or dropout else Operand(frozen, self.a, self.b)
 
     def tensors(self) -> dict[str, Tensor]:
         """PEFT's names for what was learned."""
@@ -134,11 +135,20 @@ def project(
 def _operand(layer: nn.Module) -> Operand | None:
     if isinstance(layer, TrainableLoRA):
         return layer.operand() if layer.magnitude is None else None
-    if type(layer) is not nn.Linear:
+    frozen = _frozen(layer)
+    if frozen is None:
         return None
-    weight = layer.weight
-    nothing = weight.new_empty(0, layer.in_features), weight.new_empty(layer.out_features, 0)
-    return Operand(weight, layer.bias, *nothing)
+    own: Any = layer
+    device = own.weight.device
+    a = torch.empty(0, own.in_features, device=device)
+    return Operand(frozen, a, torch.empty(own.out_features, 0, device=device))
+
+
+def _frozen(layer: nn.Module) -> Frozen | None:
+    """Its weight, where a product can be computed with it here."""
+    if isinstance(layer, FourBitLayer):
+        return layer.frozen
+    return WideWeight(layer.weight, layer.bias) if type(layer) is nn.Linear else None
 
 
 def _scaling(layers: Sequence[nn.Module]) -> float:
@@ -169,6 +179,8 @@ def plain_weight(layer: Any) -> Tensor:
     """[out_features, in_features] in float32, whatever the layer stores."""
     if isinstance(layer, Linear4bit):
         return served_weight(layer, packed=False)
+    if isinstance(layer, FourBitLayer):
+        return layer.wide()
     stored: Any = layer.weight
     weight: Tensor = stored.data.float()
     if not isinstance(layer, Linear8bitLt):

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finlora.native import thin
+from finlora.training.frozen import Frozen
 from finlora.training.recomputed import Identity, Recipe
 
 ROWS = Identity()
 
 
 class Operand(NamedTuple):
-    """A frozen layer, weight [out, in] and bias; a [r, in] and b [out, r] learn."""
+    """A frozen layer [out, in]; a [r, in] and b [out, r] learn."""
 
-    weight: Tensor
-    bias: Tensor | None
+    layer: Frozen
     a: Tensor
     b: Tensor
 
@@ -35,9 +36,10 @@ def lora_products(
     recipe: Recipe, inputs: Sequence[Tensor], operands: Sequence[Operand], scaling: float
 ) -> tuple[Tensor, ...]:
     """The same for each operand, of [..., in] that the recipe makes of the inputs."""
-    flat = [tensor for operand in operands for tensor in operand]
+    layers = [operand.layer for operand in operands]
+    learned = [matrix for operand in operands for matrix in (operand.a, operand.b)]
     products: tuple[Tensor, ...] = _LoRAProducts.apply(  # type: ignore[no-untyped-call]
-        recipe, scaling, len(inputs), *inputs, *flat
+        recipe, scaling, layers, len(inputs), *inputs, *learned
     )
     return products
 
@@ -45,16 +47,21 @@ def lora_products(
 class _LoRAProducts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, recipe: Recipe, scaling: float, num_inputs: int, *tensors: Tensor
+        ctx: Any,
+        recipe: Recipe,
+        scaling: float,
+        layers: Sequence[Frozen],
+        num_inputs: int,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        inputs, operands = tensors[:num_inputs], _operands(tensors[num_inputs:])
+        inputs, operands = tensors[:num_inputs], _operands(layers, tensors[num_inputs:])
         x = recipe.value(*inputs)
         rows = x.flatten(0, -2)
         low = rows @ _stacked(operands, rows.dtype).T  # [rows, all ranks]
         ctx.save_for_backward(low, *tensors)
-        ctx.recipe, ctx.scaling, ctx.num_inputs = recipe, scaling, num_inputs
+        ctx.recipe, ctx.scaling, ctx.layers, ctx.num_inputs = recipe, scaling, layers, num_inputs
         return tuple(
-            _product(rows, operand, part, scaling).view(*x.shape[:-1], -1)
+            operand.layer.product(rows, _update(part, operand, scaling)).view(*x.shape[:-1], -1)
             for operand, part in zip(operands, _by_rank(low, operands), strict=True)
         )
 
@@ -62,32 +69,41 @@ class _LoRAProducts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         low, *tensors = ctx.saved_tensors
-        inputs, operands = tensors[: ctx.num_inputs], _operands(tensors[ctx.num_inputs :])
+        inputs, operands = tensors[: ctx.num_inputs], _operands(ctx.layers, tensors[ctx.num_inputs :])
         dys = [dy.reshape(len(low), -1) for dy in gradients]
         through = _through(dys, operands, ctx.scaling)
         d_inputs: tuple[Tensor | None, ...] = (None,) * len(inputs)
-        x, pull = ctx.recipe.again(*inputs)
-        rows = x.flatten(0, -2)
-        learned = _learned(rows, low, through, dys, operands, ctx.scaling)
-        if any(ctx.needs_input_grad[3 : 3 + len(inputs)]):
-            dx = _through_layers(dys, through, operands).view_as(x)
-            d_inputs = pull(dx)
-        return None, None, None, *d_inputs, *learned
+        if any(ctx.needs_input_grad[4 : 4 + len(inputs)]):
+            dx = _through_layers(dys, through, operands).view(*inputs[0].shape[:-1], -1)
+            x, d_inputs = ctx.recipe.back(dx, *inputs)
+        else:
+            x = ctx.recipe.value(*inputs)
+        learned = _learned(x.flatten(0, -2), low, through, dys, operands, ctx.scaling)
+        return None, None, None, None, *d_inputs, *learned
+
+
+def _update(low: Tensor, operand: Operand, scaling: float) -> tuple[Tensor, Tensor] | None:
+    """Of a layer's output, by the product itself."""
+    if not len(operand.a):
+        return None
+    columns = (operand.b.T * scaling).to(low.dtype)
+    return low.contiguous(), columns.contiguous()
 
 
 def _through(dys: Sequence[Tensor], operands: Sequence[Operand], scaling: float) -> Tensor:
-    """[rows, all ranks]: gradient of the rows' products with every a."""
-    # For few ranks a CPU computes the transposed product in half the time, here and below.
+    """[all ranks, rows]: gradient of the rows' products with every a."""
+    # For few ranks a CPU computes the transposed product in half the time.
     parts = [operand.b.T.to(dy.dtype) @ dy.T for dy, operand in zip(dys, operands, strict=True)]
-    return torch.cat(parts).mul_(scaling).T
+    return torch.cat(parts).mul_(scaling)
 
 
 def _through_layers(dys: Sequence[Tensor], through: Tensor, operands: Sequence[Operand]) -> Tensor:
     """[rows, in]: gradient of the rows, added up by the products themselves."""
-    dx = dys[0] @ operands[0].weight
+    update = through.T.contiguous(), _stacked(operands, through.dtype)
+    dx = operands[0].layer.product_back(dys[0], update, None)
     for dy, operand in zip(dys[1:], operands[1:], strict=True):
-        dx.addmm_(dy, operand.weight)
-    return dx.addmm_(through, _stacked(operands, through.dtype))
+        operand.layer.product_back(dy, None, dx)
+    return dx
 
 
 def _learned(
@@ -97,19 +113,23 @@ def _learned(
     dys: Sequence[Tensor],
     operands: Sequence[Operand],
     scaling: float,
-) -> list[Tensor | None]:
-    """Gradients of the operands' fields, one after the other."""
-    found: list[Tensor | None] = []
-    da = (through.T @ rows).split([len(operand.a) for operand in operands])
+) -> list[Tensor]:
+    """Gradients of every a and b, one after the other."""
+    found: list[Tensor] = []
+    da = _thin_product(through, rows).split([len(operand.a) for operand in operands])
     for dy, part, operand, own in zip(dys, _by_rank(low, operands), operands, da, strict=True):
-        db = (part.T @ dy).T.to(operand.b.dtype) * scaling
-        found += [None, None, own.to(operand.a.dtype), db]
+        db = _thin_product(part.T, dy).T.to(operand.b.dtype) * scaling
+        found += [own.to(operand.a.dtype), db]
     return found
 
 
-def _operands(flat: Sequence[Tensor]) -> list[Operand]:
-    size = len(Operand._fields)
-    return [Operand(*flat[i : i + size]) for i in range(0, len(flat), size)]
+def _thin_product(few: Tensor, many: Tensor) -> Tensor:
+    """[ranks, rows] [rows, columns]."""
+    return thin.product(few, many) if thin.fits(few, many) else few @ many
+
+
+def _operands(layers: Sequence[Frozen], learned: Sequence[Tensor]) -> list[Operand]:
+    return [Operand(layer, *learned[2 * i : 2 * i + 2]) for i, layer in enumerate(layers)]
 
 
 def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
@@ -120,9 +140,3 @@ def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
 def _by_rank(tensor: Tensor, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
     """The columns [..., r] of each operand."""
     return torch.split(tensor, [len(operand.a) for operand in operands], dim=-1)
-
-
-def _product(rows: Tensor, operand: Operand, low: Tensor, scaling: float) -> Tensor:
-    weight, bias, _, b = operand
-    y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-    return y.addmm_(low, b.T.to(rows.dtype), alpha=scaling)

@@ -2,7 +2,6 @@
 and the gated products inside an MLP, by which a block keeps a third less.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Pullback = Callable[[Tensor], tuple[Tensor, ...]]
-
+from finlora.native import elementwise
 
 class Recipe(Protocol):
     """A value made from tensors; nothing in it learns."""
@@ -20,8 +18,8 @@ class Recipe(Protocol):
     def value(self, *inputs: Tensor) -> Tensor:
         """[..., size] of each -> [..., size]."""
 
-    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
-        """The value, and what makes the inputs' gradients of its own, once: it may reuse memory."""
+    def back(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The value again, and the inputs' gradients; `dy` is its own."""
 
 
 class Identity:
@@ -31,9 +29,9 @@ class Identity:
         """Of x."""
         return inputs[0]
 
-    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
+    def back(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Of x."""
-        return inputs[0], lambda dy: (dy,)
+        return inputs[0], (dy,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +43,26 @@ class RMSNorm:
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Of x."""
-        return self.again(*inputs)[0]
+        (x,) = inputs
+        if elementwise.fits(x):
+            return elementwise.rms_norm(x, self.weight, self.eps)
+        wide = x.float()
+        return (wide * self._inverse(wide)).to(x.dtype) * self.weight
 
-    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
+    def back(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Of x."""
         (x,) = inputs
+        if elementwise.fits(x):
+            y, dx = elementwise.rms_norm_back(x, dy, self.weight, self.eps)
+            return y, (dx,)
         wide = x.float()
         inverse = self._inverse(wide)
         unit = wide * inverse
-
-        def pull(dy: Tensor) -> tuple[Tensor, ...]:
-            dy = (dy * self.weight).float()
-            # The part of dy along x changes no direction: it is taken out.
-            along = (dy * unit).mean(-1, keepdim=True)
-            return (dy.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype),)
-
-        return unit.to(x.dtype) * self.weight, pull
+        y = unit.to(x.dtype) * self.weight
+        dy = (dy * self.weight).float()
+        # The part of dy along x changes no direction: it is taken out.
+        along = (dy * unit).mean(-1, keepdim=True)
+        return y, (dy.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype),)
 
     def _inverse(self, wide: Tensor) -> Tensor:
         """1 / rms(x). The norm reads x once; squares of their own would be written and read."""
@@ -75,17 +77,17 @@ class GatedSiLU:
     def value(self, *inputs: Tensor) -> Tensor:
         """Of gate and up."""
         gate, up = inputs
-        return F.silu(gate).mul_(up)
+        return elementwise.gated_silu(gate, up) if elementwise.fits(gate) else F.silu(gate) * up
 
-    def again(self, *inputs: Tensor) -> tuple[Tensor, Pullback]:
+    def back(self, dy: Tensor, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Of gate and up."""
         gate, up = inputs
+        if elementwise.fits(gate):
+            y, d_gate, d_up = elementwise.gated_silu_back(gate, up, dy)
+            return y, (d_gate, d_up)
         activated = F.silu(gate)
-
-        def pull(dy: Tensor) -> tuple[Tensor, ...]:
-            return torch.ops.aten.silu_backward(dy * up, gate), activated.mul_(dy)
-
-        return activated * up, pull
+        d_gate = torch.ops.aten.silu_backward(dy * up, gate)
+        return activated * up, (d_gate, dy * activated)
 
 
 def compute(recipe: Recipe, *inputs: Tensor) -> Tensor:
@@ -103,5 +105,5 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
-        _, pull = ctx.recipe.again(*ctx.saved_tensors)
-        return None, *pull(dy[0])
+        _, gradients = ctx.recipe.back(dy[0], *ctx.saved_tensors)
+        return None, *gradients

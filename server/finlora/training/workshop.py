@@ -21,7 +21,7 @@ from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
 from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
 from finlora.training.qera import start_from_error
 from finlora.training.restore import load_weights
-from finlora.training.widen import check_double_quantised, widen
+from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 
 MAX_ACTIVATIONS_SHARE = 0.6  # of what is free once the base is loaded
 
@@ -73,7 +73,7 @@ def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
     base = load_base(config.base_reference, config.quantization, device=device, training=True)
     if config.quantization is Quantization.NF4:
         check_double_quantised(base.model)
-        widen(base.model, base.compute_dtype)
+        exchange_four_bit_layers(base.model, base.compute_dtype)
     fuse(base.model)
     pack_blocks(base.model)
     return base

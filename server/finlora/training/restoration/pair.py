@@ -11,7 +11,7 @@ from finlora.model import LoadedBase, load_base
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach, plain_weight
 from finlora.training.packed_attention import use_packed_attention
-from finlora.training.widen import check_double_quantised, widen
+from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def load_pair(model: str, *, rank: int, seed: int, device: str) -> Pair:
     teacher = load_base(model, Quantization.NONE, device=device, training=True)
     student = load_base(model, Quantization.NF4, device=device, training=True)
     check_double_quantised(student.model)
-    widen(student.model, student.compute_dtype)
+    exchange_four_bit_layers(student.model, student.compute_dtype)
     for base in (teacher, student):
         use_packed_attention(base.model)
         fuse(base.model)

@@ -1,7 +1,6 @@
-"""Exchanges four-bit layers for frozen 16-bit ones that compute with the same numbers.
+"""Exchanges a base's four-bit layers for what computes faster on a CPU with the same numbers.
 
-On a CPU a small base trains several times faster so: the four-bit layers would be dequantised
-twice in every step.
+bitsandbytes' own are dequantised twice in every step, into memory.
 """
 
 import logging
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from finlora.bases.dequantization import served_weight
 from finlora.errors import BaseModelError
 from finlora.model import is_packable
+from finlora.training.four_bit_layer import FourBitLayer, is_computable
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,17 @@ def check_double_quantised(model: nn.Module) -> int:
     if not layers:
         raise BaseModelError("the base has no four-bit layers")
     return len(layers)
+
+
+def exchange_four_bit_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """For layers of our kernels where those can be used, and else for 16-bit ones if there is room.
+
+    What cannot be exchanged stays.
+    """
+    computable = {n: m for n, m in _four_bit_layers(model).items() if is_computable(m)}
+    for name, layer in computable.items():
+        model.set_submodule(name, FourBitLayer.of(layer))
+    widen(model, dtype)
 
 
 def widen(model: PreTrainedModel, dtype: torch.dtype) -> bool:

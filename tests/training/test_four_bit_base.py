@@ -12,7 +12,7 @@ from finlora.bases.dequantization import served_weight
 from finlora.config import Quantization
 from finlora.errors import BaseModelError
 from finlora.model import LoadedBase, load_base, pack
-from finlora.training.widen import check_double_quantised, widen
+from finlora.training.four_bit_base import check_double_quantised, widen
 
 packs = pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no packed kernel")
 

@@ -1,0 +1,66 @@
+"""Four-bit layers of a base that is trained on a CPU with AVX2: computed by our own kernel, both
+ways, from the codes themselves.
+
+torch's float32 product of the same shapes is slower there, and its weights are eight times as
+large.
+"""
+
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from finlora.bases.dequantization import rows_as_stored
+from finlora.engine.panel_linear import fits, max_rows
+from finlora.native.four_bit import PanelWeight
+from finlora.training.frozen import FourBitWeight
+
+
+class FourBitLayer(nn.Module):
+    """y = W x + bias in float32; W and bias are frozen."""
+
+    compute_dtype = torch.float32
+
+    def __init__(self, panels: PanelWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = panels.in_features, panels.out_features
+        self.weight = nn.Parameter(panels.codes, requires_grad=False)
+        self.bias = bias
+        self.frozen = FourBitWeight(panels, bias)
+
+    @classmethod
+    def of(cls, layer: Linear4bit) -> "FourBitLayer":
+        """The same numbers."""
+        stored: Any = layer.weight
+        panels = PanelWeight.arrange(*rows_as_stored(layer), stored.quant_state.code)
+        return cls(panels, None if layer.bias is None else layer.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        return _Product.apply(x, self.frozen)  # type: ignore[no-any-return, no-untyped-call]
+
+    def wide(self) -> Tensor:
+        """[out_features, in_features] in float32."""
+        panels = self.frozen.panels
+        return panels.transposed(slice(0, panels.num_panels)).T
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: FourBitWeight) -> Tensor:
+        ctx.frozen = frozen
+        return frozen.product(x.flatten(0, -2), None).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (dy,) = gradients
+        dx = ctx.frozen.product_back(dy.flatten(0, -2), None, None)
+        return dx.view(*dy.shape[:-1], -1), None
+
+
+def is_computable(layer: Linear4bit) -> bool:
+    """Whether the kernel can take it and is the fastest way here, whatever the number of rows."""
+    return max_rows() is None and fits(layer)
