@@ -131,8 +131,8 @@ INLINE void dequantize_across(const weight *w, int64_t in_feature, int64_t begin
     }
 }
 
-/* A product's rows [num_rows, num_features], and what is added: their low-rank parts [num_rows,
- * num_ranks] times columns [num_ranks, width]. */
+/* A product's rows [num_rows, num_features], and what is added: low [num_ranks,
+ * num_rows], transposed, times columns [num_ranks, width]. */
 typedef struct {
     const float *x, *low, *columns;
     int64_t num_rows, num_features, num_ranks;
@@ -155,15 +155,16 @@ INLINE void multiply_panel(const weight *w, int64_t number, int across, const op
                 dequantize_across(w, number * PANEL, begin, begin + depth, weights);
             else
                 dequantize(w, number, begin, begin + depth, weights, PANEL);
-            multiply_rows(count, part, depth, weights, PANEL, 0, begin == 0 && !o->adds);
+            multiply_rows(count, part, 1, depth, weights, PANEL, 0, begin == 0 && !o->adds);
         }
-        const rows low = {o->low + row * o->num_ranks, o->num_ranks, part.y, part.y_stride};
+        const rows low = {o->low + row, 1, part.y, part.y_stride};
         if (o->num_ranks)
-            multiply_rows(count, low, o->num_ranks, o->columns + number * PANEL, o->width, 0, 0);
+            multiply_rows(count, low, o->num_rows, o->num_ranks, o->columns + number * PANEL,
+                          o->width, 0, 0);
     }
 }
 
-/* y [num_rows, out_features] = x [num_rows, in_features] W^T + low columns. */
+/* y [num_rows, out_features] = x [num_rows, in_features] W^T + low^T columns. */
 void finlora_four_bit_product(const float *x, int64_t num_rows, int64_t in_features,
                               const uint8_t *codes, const float *scales, const float *code_book,
                               int64_t num_panels, int64_t block_size, const float *low,
@@ -177,7 +178,7 @@ void finlora_four_bit_product(const float *x, int64_t num_rows, int64_t in_featu
         multiply_panel(&w, i, 0, &o);
 }
 
-/* x [num_rows, in_features] = y [num_rows, out_features] W + low columns, added to what is there
+/* x [num_rows, in_features] = y [num_rows, out_features] W + low^T columns, added to what is there
  * where `adds`. */
 void finlora_four_bit_product_back(const float *y, int64_t num_rows, int64_t in_features,
                                    const uint8_t *codes, const float *scales,

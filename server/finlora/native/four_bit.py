@@ -8,7 +8,8 @@ from torch import Tensor
 from finlora.native.library import address, load
 
 PANEL = 16  # output features of a panel
-Update = tuple[Tensor, Tensor] | None  # of low rank: [n, ranks] and [ranks, columns]
+# Of low rank: [ranks, n] and [ranks, columns], of which the first is transposed and both multiplied.
+Update = tuple[Tensor, Tensor] | None
 
 
 class PanelWeight:
@@ -57,7 +58,7 @@ class PanelWeight:
     def product(self, x: Tensor, update: Update = None) -> Tensor:
         """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread.
 
-        With `update`, matrices [n, ranks] and [ranks, out_features], their product is added.
+        With an `update`, [ranks, n] and [ranks, out_features], low^T columns is added.
         """
         x = _rows(x)
         out = x.new_empty(len(x), self.out_features)
@@ -75,7 +76,7 @@ class PanelWeight:
     def product_back(self, y: Tensor, update: Update = None, onto: Tensor | None = None) -> Tensor:
         """y W: [n, out_features] -> [n, in_features], added in place where there is `onto`.
 
-        `update` as above: [n, ranks] and [ranks, in_features].
+        An `update` is [ranks, n] and [ranks, in_features].
         """
         y = _rows(y)
         out = y.new_empty(len(y), self.in_features) if onto is None else onto

@@ -15,7 +15,7 @@ static void multiply_panel(const uint16_t *panel, int64_t num_rows, int64_t in_f
             int64_t depth = in_features - begin < DEPTH ? in_features - begin : DEPTH;
             rows part = {all.x + row * all.x_stride + begin, all.x_stride,
                          all.y + row * all.y_stride, all.y_stride};
-            multiply_rows(count, part, depth, panel + begin * PANEL, PANEL, 1, begin == 0);
+            multiply_rows(count, part, 1, depth, panel + begin * PANEL, PANEL, 1, begin == 0);
         }
     }
 }

@@ -22,10 +22,11 @@ typedef struct {
     int64_t y_stride;
 } rows;
 
-/* Adds `depth` input features of `count` rows to their sums; their weights are `stride` numbers
- * apart. `count` and `half` are constants in every call, so that the sums are registers. */
-INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int64_t stride, int half,
-                     int is_first)
+/* Adds `depth` input features of `count` rows, `apart` numbers from each other, to the rows' sums;
+ * their weights are `stride` numbers apart. `count` and `half` are constants in every call, so that
+ * the sums are registers. */
+INLINE void multiply(int count, rows r, int64_t apart, int64_t depth, const void *weights,
+                     int64_t stride, int half, int is_first)
 {
     __m256 sums[GROUP][2];
 #pragma GCC unroll 6
@@ -39,7 +40,7 @@ INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int6
         __m256 weights_1 = load(weights, k * stride + 8, half);
 #pragma GCC unroll 6
         for (int i = 0; i < count; i++) {
-            __m256 input = _mm256_broadcast_ss(r.x + i * r.x_stride + k);
+            __m256 input = _mm256_broadcast_ss(r.x + i * r.x_stride + k * apart);
             sums[i][0] = _mm256_fmadd_ps(input, weights_0, sums[i][0]);
             sums[i][1] = _mm256_fmadd_ps(input, weights_1, sums[i][1]);
         }
@@ -51,20 +52,20 @@ INLINE void multiply(int count, rows r, int64_t depth, const void *weights, int6
     }
 }
 
-INLINE void multiply_rows(int64_t num_rows, rows r, int64_t depth, const void *weights,
-                          int64_t stride, int half, int is_first)
+INLINE void multiply_rows(int64_t num_rows, rows r, int64_t apart, int64_t depth,
+                          const void *weights, int64_t stride, int half, int is_first)
 {
     for (; num_rows >= GROUP; num_rows -= GROUP) {
-        multiply(GROUP, r, depth, weights, stride, half, is_first);
+        multiply(GROUP, r, apart, depth, weights, stride, half, is_first);
         r.x += GROUP * r.x_stride;
         r.y += GROUP * r.y_stride;
     }
     switch (num_rows) {
-    case 5: multiply(5, r, depth, weights, stride, half, is_first); break;
-    case 4: multiply(4, r, depth, weights, stride, half, is_first); break;
-    case 3: multiply(3, r, depth, weights, stride, half, is_first); break;
-    case 2: multiply(2, r, depth, weights, stride, half, is_first); break;
-    case 1: multiply(1, r, depth, weights, stride, half, is_first); break;
+    case 5: multiply(5, r, apart, depth, weights, stride, half, is_first); break;
+    case 4: multiply(4, r, apart, depth, weights, stride, half, is_first); break;
+    case 3: multiply(3, r, apart, depth, weights, stride, half, is_first); break;
+    case 2: multiply(2, r, apart, depth, weights, stride, half, is_first); break;
+    case 1: multiply(1, r, apart, depth, weights, stride, half, is_first); break;
     }
 }
 

@@ -10,7 +10,7 @@ static void multiply_panel(const float *m, int64_t width, int64_t num_rows, int6
 {
     for (int64_t begin = 0; begin < depth; begin += DEPTH, all.x += DEPTH) {
         const int64_t size = depth - begin < DEPTH ? depth - begin : DEPTH;
-        multiply_rows(num_rows, all, size, m + begin * width, width, 0, begin == 0);
+        multiply_rows(num_rows, all, 1, size, m + begin * width, width, 0, begin == 0);
     }
 }
 

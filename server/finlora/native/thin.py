@@ -1,35 +1,61 @@
-"""Products of a thin float32 matrix with a large one, as thin.c has them."""
+"""Products of a float32 matrix of few rows with a large one, as thin.c and thin_rows.c have them."""
 
 import ctypes
 
 import torch
 from torch import Tensor
 
-from finlora.native.library import address, load, obstacle
+from finlora.native.library import LANES, address, load, obstacle
 
-PANEL = 16  # columns are a multiple of it
+PANEL = 16
 
 
-def fits(x: Tensor, m: Tensor) -> bool:
-    """Whether the kernel can multiply them."""
+def fits(large: Tensor) -> bool:
+    """Whether the kernels can multiply with it, from either side."""
     return (
-        x.dtype is m.dtype is torch.float32
-        and m.device.type == "cpu"
-        and m.shape[1] % PANEL == 0
+        large.dtype is torch.float32
+        and large.device.type == "cpu"
+        and large.shape[1] % PANEL == 0
         and obstacle() is None
     )
 
 
-def product(x: Tensor, m: Tensor) -> Tensor:
-    """[n, depth] [depth, columns] -> [n, columns]. Raises KernelsUnusableError."""
-    x, m = x.contiguous(), m.contiguous()
-    out = x.new_empty(len(x), m.shape[1])
+def product(few: Tensor, large: Tensor) -> Tensor:
+    """[r, n] [n, columns] -> [r, columns]; columns are a multiple of 16.
+
+    Raises KernelsUnusableError.
+    """
+    assert few.dtype is large.dtype is torch.float32
+    assert large.shape[1] % PANEL == 0
+    few, large = few.contiguous(), large.contiguous()
+    out = few.new_empty(len(few), large.shape[1])
     load().finlora_thin_product(
-        address(x),
-        ctypes.c_int64(len(x)),
-        ctypes.c_int64(x.shape[1]),
-        address(m),
-        ctypes.c_int64(m.shape[1]),
+        address(few),
+        ctypes.c_int64(len(few)),
+        ctypes.c_int64(len(large)),
+        address(large),
+        ctypes.c_int64(large.shape[1]),
+        address(out),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return out
+
+
+def product_of_rows(few: Tensor, rows: Tensor) -> Tensor:
+    """few rows^T: [r, size] and [n, size] -> [r, n]; the size is a multiple of 8.
+
+    Raises KernelsUnusableError.
+    """
+    assert few.dtype is rows.dtype is torch.float32
+    assert rows.shape[1] % LANES == 0
+    few, rows = few.contiguous(), rows.contiguous()
+    out = few.new_empty(len(few), len(rows))
+    load().finlora_thin_rows_product(
+        address(rows),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(rows.shape[1]),
+        address(few),
+        ctypes.c_int64(len(few)),
         address(out),
         ctypes.c_int(torch.get_num_threads()),
     )

@@ -11,7 +11,7 @@ from finlora.native.four_bit import PanelWeight, Update
 class Frozen(Protocol):
     """A weight [out, in] that never learns, with its bias, in one of the forms below.
 
-    An `update` is a pair [n, ranks] and [ranks, columns] whose product is added.
+    An `update` of low rank is added: low^T columns, of [ranks, n] and [ranks, columns].
     """
 
     def product(self, x: Tensor, update: Update) -> Tensor:
@@ -31,12 +31,12 @@ class WideWeight(NamedTuple):
         """As `Frozen` says."""
         transposed = self.weight.T
         y = x @ transposed if self.bias is None else torch.addmm(self.bias, x, transposed)
-        return y if update is None else y.addmm_(*update)
+        return _updated(y, update)
 
     def product_back(self, y: Tensor, update: Update, onto: Tensor | None) -> Tensor:
         """As `Frozen` says."""
         x = y @ self.weight if onto is None else onto.addmm_(y, self.weight)
-        return x if update is None else x.addmm_(*update)
+        return _updated(x, update)
 
 
 class FourBitWeight(NamedTuple):
@@ -53,3 +53,10 @@ class FourBitWeight(NamedTuple):
     def product_back(self, y: Tensor, update: Update, onto: Tensor | None) -> Tensor:
         """As `Frozen` says."""
         return self.panels.product_back(y, update, onto)
+
+
+def _updated(y: Tensor, update: Update) -> Tensor:
+    if update is None:
+        return y
+    low, columns = update
+    return y.addmm_(low.T, columns)

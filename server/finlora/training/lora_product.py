@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finlora.native import thin
-from finlora.training.frozen import Frozen
+from finlora.training.frozen import Frozen, Update
 from finlora.training.recomputed import Identity, Recipe
 
 ROWS = Identity()
@@ -54,89 +54,62 @@ class _LoRAProducts(torch.autograd.Function):
         num_inputs: int,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        inputs, operands = tensors[:num_inputs], _operands(layers, tensors[num_inputs:])
+        inputs, learned = tensors[:num_inputs], tensors[num_inputs:]
         x = recipe.value(*inputs)
         rows = x.flatten(0, -2)
-        low = rows @ _stacked(operands, rows.dtype).T  # [rows, all ranks]
-        ctx.save_for_backward(low, *tensors)
-        ctx.recipe, ctx.scaling, ctx.layers, ctx.num_inputs = recipe, scaling, layers, num_inputs
+        a = torch.cat(learned[::2]).to(rows.dtype)  # [all ranks, in]
+        columns = [(b.T * scaling).to(rows.dtype).contiguous() for b in learned[1::2]]  # [r, out]
+        low = _product_of_rows(a, rows)
+        ctx.save_for_backward(low, a, *columns, *inputs)
+        ctx.recipe, ctx.scaling, ctx.layers = recipe, scaling, layers
+        ctx.learned_dtype = learned[0].dtype
+        updates = zip(_by_rank(low, columns), columns, strict=True)
         return tuple(
-            operand.layer.product(rows, _update(part, operand, scaling)).view(*x.shape[:-1], -1)
-            for operand, part in zip(operands, _by_rank(low, operands), strict=True)
+            layer.product(rows, update).view(*x.shape[:-1], -1)
+            for layer, update in zip(layers, updates, strict=True)
         )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        low, *tensors = ctx.saved_tensors
-        inputs, operands = tensors[: ctx.num_inputs], _operands(ctx.layers, tensors[ctx.num_inputs :])
-        dys = [dy.reshape(len(low), -1) for dy in gradients]
-        through = _through(dys, operands, ctx.scaling)
+        low, a, *others = ctx.saved_tensors
+        columns, inputs = others[: len(ctx.layers)], others[len(ctx.layers) :]
+        dys = [dy.reshape(low.shape[1], -1) for dy in gradients]
+        pairs = zip(columns, dys, strict=True)
+        through = torch.cat([_product_of_rows(few, dy) for few, dy in pairs])
         d_inputs: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if any(ctx.needs_input_grad[4 : 4 + len(inputs)]):
-            dx = _through_layers(dys, through, operands).view(*inputs[0].shape[:-1], -1)
-            x, d_inputs = ctx.recipe.back(dx, *inputs)
+            dx = _through_layers(dys, ctx.layers, (through, a))
+            x, d_inputs = ctx.recipe.back(dx.view(*inputs[0].shape[:-1], -1), *inputs)
         else:
             x = ctx.recipe.value(*inputs)
-        learned = _learned(x.flatten(0, -2), low, through, dys, operands, ctx.scaling)
+        da = _by_rank(_product(through, x.flatten(0, -2)), columns)
+        db = [
+            _product(few, dy).T * ctx.scaling
+            for few, dy in zip(_by_rank(low, columns), dys, strict=True)
+        ]
+        learned = [d.to(ctx.learned_dtype) for pair in zip(da, db, strict=True) for d in pair]
         return None, None, None, None, *d_inputs, *learned
 
 
-def _update(low: Tensor, operand: Operand, scaling: float) -> tuple[Tensor, Tensor] | None:
-    """Of a layer's output, by the product itself."""
-    if not len(operand.a):
-        return None
-    columns = (operand.b.T * scaling).to(low.dtype)
-    return low.contiguous(), columns.contiguous()
-
-
-def _through(dys: Sequence[Tensor], operands: Sequence[Operand], scaling: float) -> Tensor:
-    """[all ranks, rows]: gradient of the rows' products with every a."""
-    # For few ranks a CPU computes the transposed product in half the time.
-    parts = [operand.b.T.to(dy.dtype) @ dy.T for dy, operand in zip(dys, operands, strict=True)]
-    return torch.cat(parts).mul_(scaling)
-
-
-def _through_layers(dys: Sequence[Tensor], through: Tensor, operands: Sequence[Operand]) -> Tensor:
+def _through_layers(dys: Sequence[Tensor], layers: Sequence[Frozen], update: Update) -> Tensor:
     """[rows, in]: gradient of the rows, added up by the products themselves."""
-    update = through.T.contiguous(), _stacked(operands, through.dtype)
-    dx = operands[0].layer.product_back(dys[0], update, None)
-    for dy, operand in zip(dys[1:], operands[1:], strict=True):
-        operand.layer.product_back(dy, None, dx)
+    dx = layers[0].product_back(dys[0], update, None)
+    for dy, layer in zip(dys[1:], layers[1:], strict=True):
+        layer.product_back(dy, None, dx)
     return dx
 
 
-def _learned(
-    rows: Tensor,
-    low: Tensor,
-    through: Tensor,
-    dys: Sequence[Tensor],
-    operands: Sequence[Operand],
-    scaling: float,
-) -> list[Tensor]:
-    """Gradients of every a and b, one after the other."""
-    found: list[Tensor] = []
-    da = _thin_product(through, rows).split([len(operand.a) for operand in operands])
-    for dy, part, operand, own in zip(dys, _by_rank(low, operands), operands, da, strict=True):
-        db = _thin_product(part.T, dy).T.to(operand.b.dtype) * scaling
-        found += [own.to(operand.a.dtype), db]
-    return found
-
-
-def _thin_product(few: Tensor, many: Tensor) -> Tensor:
+def _product(few: Tensor, rows: Tensor) -> Tensor:
     """[ranks, rows] [rows, columns]."""
-    return thin.product(few, many) if thin.fits(few, many) else few @ many
+    return thin.product(few, rows) if thin.fits(rows) else few @ rows
 
 
-def _operands(layers: Sequence[Frozen], learned: Sequence[Tensor]) -> list[Operand]:
-    return [Operand(layer, *learned[2 * i : 2 * i + 2]) for i, layer in enumerate(layers)]
+def _product_of_rows(few: Tensor, rows: Tensor) -> Tensor:
+    """[ranks, size] and [rows, size] -> [ranks, rows]."""
+    return thin.product_of_rows(few, rows) if thin.fits(rows) else few @ rows.T
 
 
-def _stacked(operands: Sequence[Operand], dtype: torch.dtype) -> Tensor:
-    """[all ranks, in]."""
-    return torch.cat([operand.a for operand in operands]).to(dtype)
-
-
-def _by_rank(tensor: Tensor, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
-    """The columns [..., r] of each operand."""
-    return torch.split(tensor, [len(operand.a) for operand in operands], dim=-1)
+def _by_rank(tensor: Tensor, columns: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of [all ranks, ...], each layer's own."""
+    return torch.split(tensor, [len(own) for own in columns])

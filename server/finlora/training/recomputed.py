@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from finlora.native import elementwise
 
+
 class Recipe(Protocol):
     """A value made from tensors; nothing in it learns."""
 
