@@ -7,9 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from finlora.native.elementwise import gated_silu, rms_norm
+from finlora.native.elementwise import (
+    fits,
+    gated_silu,
+    gated_silu_back,
+    rms_norm,
+    rms_norm_back,
+    rotate,
+    rotates,
+)
 from tests.native.kernels import needs_kernels
 
 pytestmark = needs_kernels
@@ -155,7 +163,83 @@ def test_other_layouts_give_the_same() -> None:
     assert torch.equal(gated_silu(*halves), expected.transpose(0, 1)[:, :1])
 
 
-# --- both ---
+# --- gradients ---
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    """Of float64, which has not rounded to the type."""
+    tolerance = 1e-5 if found.dtype is torch.float32 else 2**-7
+    limit = tolerance * expected.abs().max().item()
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=limit)
+
+
+@both_types
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_norm_again_with_its_gradient(size: int, scale: float, dtype: torch.dtype) -> None:
+    x, dy = random(50, size, dtype=dtype) * scale, random(50, size, dtype=dtype, seed=1)
+    weight = random(size, dtype=dtype, seed=2)
+    y, dx = rms_norm_back(x, dy, weight, 1e-5)
+    assert torch.equal(y, rms_norm(x, weight, 1e-5))
+    wide = x.double().requires_grad_()
+    normed = weight * wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    (expected,) = torch.autograd.grad(normed, wide, dy.double())
+    assert_near(dx, expected)
+
+
+@both_types
+@pytest.mark.parametrize("shape", [(1, 8), (3, 24), (2, 50, 576)])
+def test_a_gated_product_again_with_its_gradients(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    gate, up, dy = (random(*shape, dtype=dtype, seed=seed) * 3 for seed in range(3))
+    y, d_gate, d_up = gated_silu_back(gate, up, dy)
+    torch.testing.assert_close(y, gated_silu(gate, up))
+    wide = [tensor.double().requires_grad_() for tensor in (gate, up)]
+    expected = torch.autograd.grad(F.silu(wide[0]) * wide[1], wide, dy.double())
+    for found, wanted in zip((d_gate, d_up), expected, strict=True):
+        assert_near(found, wanted)
+
+
+@both_types
+def test_gradients_of_extreme_gates_are_torchs(dtype: torch.dtype) -> None:
+    gate = torch.tensor([-1e30, -200.0, -88.5, -30.0, 30.0, 88.5, 200.0, 1e30], dtype=dtype)
+    _, d_gate, d_up = gated_silu_back(gate, torch.ones_like(gate), torch.ones_like(gate))
+    wide = gate.double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.silu(wide).sum(), wide)
+    torch.testing.assert_close(d_gate.double(), expected, rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(d_up.double(), F.silu(gate.double()), rtol=1e-2, atol=1e-6)
+
+
+# --- rotary embedding ---
+
+
+def angles(num_tokens: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    half = random(num_tokens, size // 2) * 3
+    angle = torch.cat((half, half), -1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@both_types
+@pytest.mark.parametrize("size", [16, 64])
+def test_heads_are_turned_as_llamas_are(size: int, dtype: torch.dtype) -> None:
+    x = random(1, 90, 9, size, dtype=dtype)
+    cos, sin = angles(90, size, dtype)
+    found = rotate(x, cos[None], sin[None])
+    expected, _ = apply_rotary_pos_emb(*(x.double(),) * 2, cos[None], sin[None], unsqueeze_dim=2)
+    assert_near(found, expected)
+
+
+@both_types
+def test_turning_back_gives_what_was_turned(dtype: torch.dtype) -> None:
+    x = random(1, 7, 3, 32, dtype=dtype)
+    cos, sin = angles(7, 32, dtype)
+    assert_near(
+        rotate(rotate(x, cos[None], sin[None]), cos[None], sin[None], back=True), x.double()
+    )
+
+
+# --- all ---
 
 
 @both_types
@@ -164,12 +248,25 @@ def test_a_row_has_the_same_bits_whatever_other_rows_and_threads_there_are(
 ) -> None:
     x, weight = random(300, 576, dtype=dtype), random(576, dtype=dtype, seed=1)
     gate, up = random(300, 1152, dtype=dtype).split(576, -1)
+    cos, sin = angles(300, 64, dtype)
+    heads = x.view(300, 9, 64)
+
+    def everything() -> tuple[Tensor, ...]:
+        return (
+            rms_norm(x, weight, 1e-5),
+            gated_silu(gate, up),
+            *rms_norm_back(x, gate, weight, 1e-5),
+            *gated_silu_back(gate, up, x),
+            rotate(heads, cos, sin),
+        )
+
     with threads(1):
-        normed, gated = rms_norm(x, weight, 1e-5), gated_silu(gate, up)
+        alone = everything()
     for count in (2, 3):
         with threads(count):
-            assert torch.equal(rms_norm(x, weight, 1e-5), normed)
-            assert torch.equal(gated_silu(gate, up), gated)
+            for found, expected in zip(everything(), alone, strict=True):
+                assert torch.equal(found, expected)
+    normed, gated = alone[:2]
     for rows in (slice(0, 1), slice(7, 12), slice(40, 297)):
         assert torch.equal(rms_norm(x[rows], weight, 1e-5), normed[rows])
         assert torch.equal(gated_silu(gate[rows], up[rows]), gated[rows])
@@ -189,3 +286,7 @@ def test_what_the_kernels_cannot_read_is_never_handed_to_them() -> None:
             gated_silu(x, other)
     with pytest.raises(AssertionError):
         rms_norm(torch.ones(1, 12), torch.ones(12), 1e-5)
+    assert not fits(half)
+    assert not fits(torch.ones(1, 12))
+    assert fits(torch.ones(1, 24))
+    assert not rotates(torch.ones(1, 24))

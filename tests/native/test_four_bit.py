@@ -87,3 +87,62 @@ def test_joined_weights_give_both_outputs_in_a_row() -> None:
     x = torch.randn(7, 128)
     both = torch.cat((first.product(x), second.product(x)), 1)
     assert torch.equal(PanelWeight.joined([first, second]).product(x), both)
+
+
+# --- the way back, and updates ---
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("shape", [(16, 128), (48, 384), (320, 640)])
+def test_the_weights_of_the_way_back_are_the_same_bit_by_bit(
+    shape: tuple[int, int], block_size: int, quant_type: str
+) -> None:
+    panels, weight = quantized(*shape, block_size=block_size, quant_type=quant_type)
+    assert torch.equal(panels.product_back(torch.eye(shape[0])), weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_rows=st.integers(1, 13) | st.sampled_from([191, 192, 193, 400]),
+    num_panels=st.integers(1, 5) | st.sampled_from([17, 33]),
+    num_blocks=st.integers(1, 3),
+    num_threads=st.integers(1, 2),
+    adds=st.booleans(),
+    num_ranks=st.none() | st.integers(0, 9),
+)
+def test_both_ways_are_those_of_float64_but_for_rounding(
+    num_rows: int,
+    num_panels: int,
+    num_blocks: int,
+    num_threads: int,
+    adds: bool,
+    num_ranks: int | None,
+) -> None:
+    panels, weight = quantized(PANEL * num_panels, 64 * num_blocks)
+    x, y = torch.randn(num_rows, 64 * num_blocks), torch.randn(num_rows, PANEL * num_panels)
+    low = torch.randn(num_ranks or 0, num_rows)
+    a, b = torch.randn(len(low), x.shape[1]), torch.randn(len(low), y.shape[1])
+    there = torch.randn_like(x)
+    has_update = num_ranks is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        found = panels.product(x, (low, b) if has_update else None)
+        back = panels.product_back(
+            y, (low, a) if has_update else None, there.clone() if adds else None
+        )
+    finally:
+        torch.set_num_threads(before)
+    wide, low = weight.double(), low.double()
+    expected = x.double() @ wide.T + low.T @ b.double()
+    expected_back = y.double() @ wide + low.T @ a.double() + (there.double() if adds else 0)
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(back.double(), expected_back, atol=1e-4, rtol=1e-5)
+
+
+def test_what_is_added_to_is_the_result() -> None:
+    panels, _ = quantized(32, 64)
+    there = torch.ones(3, 64)
+    assert panels.product_back(torch.zeros(3, 32), None, there) is there
+    assert torch.equal(there, torch.ones(3, 64))

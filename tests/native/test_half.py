@@ -89,3 +89,32 @@ def test_one_number_that_bfloat16_lacks_is_found(row: int, number: float) -> Non
     assert is_exact(weight)
     weight[row, 2] = number
     assert not is_exact(weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_rows=st.integers(1, 13) | st.sampled_from([191, 400]),
+    num_panels=st.integers(1, 9) | st.sampled_from([150]),
+    num_inputs=st.integers(1, 5),
+    num_threads=st.integers(1, 3),
+)
+def test_the_way_back_is_that_of_float64_but_for_rounding(
+    num_rows: int, num_panels: int, num_inputs: int, num_threads: int
+) -> None:
+    weight = half_weight(PANEL * num_panels, PANEL * num_inputs)
+    panels = HalfPanels.arrange(weight)
+    y = torch.randn(num_rows, PANEL * num_panels)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        found = panels.product_back(y)
+        torch.set_num_threads(1)
+        assert torch.equal(panels.product_back(y), found)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.double(), y.double() @ weight.double(), atol=1e-4, rtol=1e-5)
+
+
+def test_the_weights_of_the_way_back_are_the_same() -> None:
+    weight = half_weight(48, 64)
+    assert torch.equal(HalfPanels.arrange(weight).product_back(torch.eye(48)), weight)

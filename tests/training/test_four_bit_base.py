@@ -7,12 +7,19 @@ import torch
 import torch.nn.functional as F
 from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn.modules import Linear4bit
+from torch import nn
 
 from finlora.bases.dequantization import served_weight
 from finlora.config import Quantization
 from finlora.errors import BaseModelError
 from finlora.model import LoadedBase, load_base, pack
-from finlora.training.four_bit_base import check_double_quantised, widen
+from finlora.training.four_bit_base import (
+    check_double_quantised,
+    exchange_four_bit_layers,
+    widen,
+)
+from finlora.training.four_bit_layer import FourBitLayer
+from tests.native.kernels import needs_kernels
 
 packs = pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no packed kernel")
 
@@ -66,6 +73,22 @@ def test_widening_keeps_the_logits_and_freezes_the_weights(
     before = base.model(input_ids=ids).logits
     assert widen(base.model, torch.float32)
     assert not any(isinstance(module, Linear4bit) for module in base.model.modules())
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    torch.testing.assert_close(base.model(input_ids=ids).logits, before, atol=1e-3, rtol=1e-3)
+
+
+@needs_kernels
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_our_kernels_take_the_layers_where_they_are_fastest(
+    capability: str, load: Callable[..., LoadedBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load()
+    ids = torch.tensor([[5, 9, 200, 31]])
+    before = base.model(input_ids=ids).logits
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    exchange_four_bit_layers(base.model, torch.float32)
+    found = {type(base.model.get_submodule(name)) for name in base.spec.linear_layers}
+    assert found == {FourBitLayer if capability == "AVX2" else nn.Linear}
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
     torch.testing.assert_close(base.model(input_ids=ids).logits, before, atol=1e-3, rtol=1e-3)
 

@@ -65,7 +65,9 @@ def test_gradients_reach_what_the_rows_are_made_of() -> None:
 
 def test_rows_that_need_no_gradient_get_none() -> None:
     x, a, b = _matrix(3, 8, learns=False), _matrix(4, 8), _matrix(6, 4)
-    lora_product(x, Operand(WideWeight(_matrix(6, 8, learns=False)), a, b), SCALING).sum().backward()
+    lora_product(
+        x, Operand(WideWeight(_matrix(6, 8, learns=False)), a, b), SCALING
+    ).sum().backward()
     assert x.grad is None
     assert a.grad is not None
 

@@ -16,10 +16,10 @@ from finlora.training.estimates import activation_bytes
 from finlora.training.eva import start_from_activations
 from finlora.training.evaluation import Evaluation, ValidationRows
 from finlora.training.forward import row_logprobs
+from finlora.training.four_bit_base import exchange_four_bit_layers, widen
 from finlora.training.lora_layer import TrainableLoRA
 from finlora.training.optimization import rate_factor
 from finlora.training.trainer import Step, Trainer, TrainingDivergedError
-from finlora.training.four_bit_base import widen
 from finlora.training.workshop import attach_layers
 from tests.training.rows import LABELS, make_rows
 
@@ -48,23 +48,32 @@ def fit(
     return trainer.fit(lambda _: examples, on_step=lambda _: None).steps, layers
 
 
-def test_recipe(load: Callable[..., LoadedBase], examples: list[Example]) -> None:
+@pytest.mark.parametrize("exchange", [widen, exchange_four_bit_layers])
+def test_recipe(
+    exchange: Callable[..., Any], load: Callable[..., LoadedBase], examples: list[Example]
+) -> None:
     base = load(Quantization.NF4)
-    widen(base.model, torch.float32)
+    exchange(base.model, torch.float32)
     steps, _ = fit(base, examples)
     assert len(steps) == 18
     assert [step.loss for step in steps[::3]] == pytest.approx(LOSSES, rel=2e-3)
 
 
-def test_widened_layers_train_as_four_bit_layers_do(
-    load: Callable[..., LoadedBase], examples: list[Example]
+@pytest.mark.parametrize("exchange", [widen, exchange_four_bit_layers])
+@pytest.mark.parametrize(
+    "fields", [{}, {"peft_use_dora": True}, {"lora_target_modules": ["v_proj"]}]
+)
+def test_exchanged_layers_train_as_four_bit_layers_do(
+    fields: dict[str, Any],
+    exchange: Callable[..., Any],
+    load: Callable[..., LoadedBase],
+    examples: list[Example],
 ) -> None:
-    wide = load()
-    assert widen(wide.model, torch.float32)
-    losses = [step.loss for step in fit(wide, examples, num_epochs=1)[0]]
-    assert [step.loss for step in fit(load(), examples, num_epochs=1)[0]] == pytest.approx(
-        losses, rel=1e-3
-    )
+    exchanged = load()
+    exchange(exchanged.model, torch.float32)
+    losses = [step.loss for step in fit(exchanged, examples, num_epochs=1, **fields)[0]]
+    plain = [step.loss for step in fit(load(), examples, num_epochs=1, **fields)[0]]
+    assert plain == pytest.approx(losses, rel=1e-3)
 
 
 @pytest.mark.parametrize("fields", [{}, {"peft_use_dora": True}, {"lora_dropout": 0.1}])

@@ -18,8 +18,8 @@ from finlora.training.adapter_files import adapter_files
 from finlora.training.batches import Example, ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs
+from finlora.training.four_bit_base import exchange_four_bit_layers
 from finlora.training.trainer import Trainer
-from finlora.training.four_bit_base import widen
 from finlora.training.workshop import attach_layers
 from tests.training.rows import LABELS, make_rows
 
@@ -35,7 +35,7 @@ def test_the_engine_answers_what_the_trainer_computes(
     encoder = ExampleEncoder(fast, 2)
     rows = make_rows()
     base = load()
-    assert widen(base.model, torch.float32)
+    exchange_four_bit_layers(base.model, torch.float32)
     layers = attach_layers(base, config)
     examples = [encoder.encode(row) for row in rows]
     Trainer(base.model, layers, config).fit(lambda _: examples, on_step=lambda _: None)

@@ -8,7 +8,7 @@ from torch import Tensor
 from finlora.native.library import address, load
 
 PANEL = 16  # output features of a panel
-# Of low rank: [ranks, n] and [ranks, columns], of which the first is transposed and both multiplied.
+# Of low rank: `low` [ranks, n] and `columns` [ranks, width], which low^T columns adds.
 Update = tuple[Tensor, Tensor] | None
 
 

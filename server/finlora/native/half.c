@@ -7,6 +7,10 @@
 
 #include "panels.h"
 
+/* Of the outputs, on the way back: each is summed by itself, whatever number of threads there is. */
+#define PARTS 8
+#define PANELS_OF_DEPTH (DEPTH / PANEL)
+
 static void multiply_panel(const uint16_t *panel, int64_t num_rows, int64_t in_features, rows all)
 {
     for (int64_t row = 0; row < num_rows; row += ROWS) {
@@ -29,5 +33,88 @@ void finlora_half_product(const float *x, int64_t num_rows, int64_t in_features,
     for (int64_t i = 0; i < num_panels; i++) {
         rows all = {x, in_features, y + i * PANEL, width};
         multiply_panel(panels + i * in_features * PANEL, num_rows, in_features, all);
+    }
+}
+
+/* Eight vectors as the columns of themselves. */
+INLINE void transpose(__m256 r[LANES])
+{
+    __m256 pairs[LANES], fours[LANES];
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < LANES; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+/* A panel's weights of 16 input features, [PANEL outputs, 16]. */
+static void widen_across(const uint16_t *weights, float *out)
+{
+    for (int output = 0; output < PANEL; output += LANES)
+        for (int input = 0; input < PANEL; input += LANES) {
+            __m256 block[LANES];
+#pragma GCC unroll 8
+            for (int i = 0; i < LANES; i++)
+                block[i] = load(weights, (input + i) * PANEL + output, 1);
+            transpose(block);
+#pragma GCC unroll 8
+            for (int i = 0; i < LANES; i++)
+                _mm256_store_ps(out + (output + i) * PANEL + input, block[i]);
+        }
+}
+
+/* What the outputs of panels [begin, end) add to the result, [num_rows, in_features]. */
+static void multiply_part(const uint16_t *panels, int64_t begin, int64_t end, const float *y,
+                          int64_t y_stride, int64_t num_rows, int64_t in_features, float *sums)
+{
+    float weights[DEPTH * PANEL] __attribute__((aligned(64)));
+    for (int64_t first = begin; first < end; first += PANELS_OF_DEPTH) {
+        const int64_t count = end - first < PANELS_OF_DEPTH ? end - first : PANELS_OF_DEPTH;
+        for (int64_t input = 0; input < in_features; input += PANEL) {
+            for (int64_t i = 0; i < count; i++)
+                widen_across(panels + ((first + i) * in_features + input) * PANEL,
+                             weights + i * PANEL * PANEL);
+            const rows all = {y + first * PANEL, y_stride, sums + input, in_features};
+            multiply_rows(num_rows, all, 1, count * PANEL, weights, PANEL, 0, first == begin);
+        }
+    }
+}
+
+/* x [num_rows, in_features] = y [num_rows, 16 * num_panels] W; in_features is a multiple of 16. There is
+ * room for `sums` [PARTS, num_rows, in_features]. */
+void finlora_half_product_back(const float *y, int64_t num_rows, int64_t in_features,
+                               const uint16_t *panels, int64_t num_panels, float *sums, float *x,
+                               int num_threads)
+{
+    const int64_t size = num_rows * in_features;
+#pragma omp parallel num_threads(num_threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t part = 0; part < PARTS; part++) {
+            const int64_t begin = part * num_panels / PARTS, end = (part + 1) * num_panels / PARTS;
+            for (int64_t i = 0; begin == end && i < size; i++)
+                sums[part * size + i] = 0;
+            multiply_part(panels, begin, end, y, num_panels * PANEL, num_rows, in_features,
+                          sums + part * size);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < size; i++) {
+            float sum = 0;
+            for (int64_t part = 0; part < PARTS; part++)
+                sum += sums[part * size + i];
+            x[i] = sum;
+        }
     }
 }

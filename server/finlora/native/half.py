@@ -8,6 +8,7 @@ from torch import Tensor
 from finlora.native.four_bit import PANEL
 from finlora.native.library import address, load
 
+PARTS = 8  # of half.c
 CHUNK_ROWS = 1024  # looked at in one go, so that copies of the whole never stand beside it
 
 
@@ -52,6 +53,27 @@ class HalfPanels:
             ctypes.c_int64(self.in_features),
             address(self.panels),
             ctypes.c_int64(self.num_panels),
+            address(out),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        return out
+
+    def product_back(self, y: Tensor) -> Tensor:
+        """y W in float32: [n, out_features] -> [n, in_features], a multiple of 16."""
+        assert y.dtype is torch.float32
+        assert self.in_features % PANEL == 0
+        y = y.contiguous()
+        out, sums = (
+            y.new_empty(len(y), self.in_features),
+            y.new_empty(PARTS, len(y), self.in_features),
+        )
+        self._library.finlora_half_product_back(
+            address(y),
+            ctypes.c_int64(len(y)),
+            ctypes.c_int64(self.in_features),
+            address(self.panels),
+            ctypes.c_int64(self.num_panels),
+            address(sums),
             address(out),
             ctypes.c_int(torch.get_num_threads()),
         )

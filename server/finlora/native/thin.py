@@ -1,4 +1,4 @@
-"""Products of a float32 matrix of few rows with a large one, as thin.c and thin_rows.c have them."""
+"""Products of few float32 rows with a large matrix, as thin.c and thin_rows.c have them."""
 
 import ctypes
 

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from finlora.bases.dequantization import rows_as_stored
 from finlora.engine.panel_linear import fits, max_rows
 from finlora.native.four_bit import PanelWeight
-from finlora.training.frozen import FourBitWeight
+from finlora.training.frozen import FourBitWeight, frozen_product
 
 
 class FourBitLayer(nn.Module):
@@ -39,26 +38,12 @@ class FourBitLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        return _Product.apply(x, self.frozen)  # type: ignore[no-any-return, no-untyped-call]
+        return frozen_product(x, self.frozen)
 
     def wide(self) -> Tensor:
         """[out_features, in_features] in float32."""
         panels = self.frozen.panels
         return panels.transposed(slice(0, panels.num_panels)).T
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: FourBitWeight) -> Tensor:
-        ctx.frozen = frozen
-        return frozen.product(x.flatten(0, -2), None).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (dy,) = gradients
-        dx = ctx.frozen.product_back(dy.flatten(0, -2), None, None)
-        return dx.view(*dy.shape[:-1], -1), None
 
 
 def is_computable(layer: Linear4bit) -> bool:

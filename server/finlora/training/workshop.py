@@ -16,12 +16,13 @@ from finlora.training.block import pack_blocks
 from finlora.training.config import ALL_LINEAR, TrainingConfig
 from finlora.training.estimates import free_bytes, largest_activation_bytes
 from finlora.training.eva import start_from_activations
+from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach
+from finlora.training.output_layer import replace_trained_output_layer
 from finlora.training.preparation import Examples, answer_weights, encode_rows, eos_token_id
 from finlora.training.qera import start_from_error
 from finlora.training.restore import load_weights
-from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 
 MAX_ACTIVATIONS_SHARE = 0.6  # of what is free once the base is loaded
 
@@ -74,6 +75,7 @@ def load_for_training(config: TrainingConfig, *, device: str) -> LoadedBase:
     if config.quantization is Quantization.NF4:
         check_double_quantised(base.model)
         exchange_four_bit_layers(base.model, base.compute_dtype)
+    replace_trained_output_layer(base.model)
     fuse(base.model)
     pack_blocks(base.model)
     return base

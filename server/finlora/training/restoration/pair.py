@@ -8,10 +8,10 @@ from torch import Tensor
 
 from finlora.config import Quantization
 from finlora.model import LoadedBase, load_base
+from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 from finlora.training.fused import fuse
 from finlora.training.lora_layer import LoRASettings, TrainableLoRA, attach, plain_weight
 from finlora.training.packed_attention import use_packed_attention
-from finlora.training.four_bit_base import check_double_quantised, exchange_four_bit_layers
 
 
 @dataclass(frozen=True, slots=True)
