@@ -14,60 +14,55 @@ def _matrix(*shape: int, learns: bool = True) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(learns)
 
 
-def _plain(x: Tensor, operand: Operand) -> Tensor:
-    (weight, bias), a, b = operand.layer, operand.a, operand.b
-    return x @ weight.T + SCALING * x @ a.T @ b.T + (0 if bias is None else bias)
+def _plain(x: Tensor, layer: WideWeight, a: Tensor, b: Tensor) -> Tensor:
+    bias = 0 if layer.bias is None else layer.bias
+    return x @ layer.weight.T + SCALING * x @ a.T @ b.T + bias
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_gradients_are_the_slopes(has_bias: bool) -> None:
     x, a, b = _matrix(2, 3, 8), _matrix(4, 8), _matrix(6, 4)
-    weight = _matrix(6, 8, learns=False)
     bias = _matrix(6, learns=False) if has_bias else None
+    layer = WideWeight(_matrix(6, 8, learns=False), bias)
 
     def product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return lora_product(x, Operand(WideWeight(weight, bias), a, b), SCALING)
+        return lora_product(x, Operand(layer, a, b), SCALING)
 
-    torch.testing.assert_close(product(x, a, b), _plain(x, Operand(WideWeight(weight, bias), a, b)))
+    torch.testing.assert_close(product(x, a, b), _plain(x, layer, a, b))
     assert torch.autograd.gradcheck(product, (x, a, b))
 
 
 @pytest.mark.parametrize("ranks", [(4, 2), (3, 0)])
 def test_layers_that_read_the_same_rows_are_one_operation(ranks: tuple[int, int]) -> None:
     x, learned = _matrix(2, 3, 8), [(_matrix(r, 8), _matrix(6 + r, r)) for r in ranks]
-    weights = [_matrix(6 + r, 8, learns=False) for r in ranks]
+    layers = [WideWeight(_matrix(6 + r, 8, learns=False)) for r in ranks]
 
     def products(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        return lora_products(ROWS, (x,), _operands(weights, flat), SCALING)
+        pairs = zip(layers, flat[::2], flat[1::2], strict=True)
+        return lora_products(ROWS, (x,), [Operand(*pair) for pair in pairs], SCALING)
 
     flat = [matrix for pair in learned for matrix in pair]
-    expected = tuple(_plain(x, operand) for operand in _operands(weights, flat))
+    expected = tuple(_plain(x, *pair) for pair in zip(layers, flat[::2], flat[1::2], strict=True))
     torch.testing.assert_close(products(x, *flat), expected)
     assert torch.autograd.gradcheck(products, (x, *flat))
 
 
-def _operands(weights: list[Tensor], flat: list[Tensor] | tuple[Tensor, ...]) -> list[Operand]:
-    return [Operand(WideWeight(w), *flat[2 * i : 2 * i + 2]) for i, w in enumerate(weights)]
-
-
 def test_gradients_reach_what_the_rows_are_made_of() -> None:
     gate, up, a, b = _matrix(2, 3, 8), _matrix(3, 2, 8).view(2, 3, 8), _matrix(4, 8), _matrix(6, 4)
-    weight = _matrix(6, 8, learns=False)
+    layer = WideWeight(_matrix(6, 8, learns=False))
 
     def product(gate: Tensor, up: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        operand = Operand(WideWeight(weight), a, b)
-        return lora_products(GatedSiLU(), (gate, up), (operand,), SCALING)[0]
+        return lora_products(GatedSiLU(), (gate, up), (Operand(layer, a, b),), SCALING)[0]
 
-    expected = _plain(torch.nn.functional.silu(gate) * up, Operand(WideWeight(weight), a, b))
+    expected = _plain(torch.nn.functional.silu(gate) * up, layer, a, b)
     torch.testing.assert_close(product(gate, up, a, b), expected)
     assert torch.autograd.gradcheck(product, (gate, up, a, b))
 
 
 def test_rows_that_need_no_gradient_get_none() -> None:
     x, a, b = _matrix(3, 8, learns=False), _matrix(4, 8), _matrix(6, 4)
-    lora_product(
-        x, Operand(WideWeight(_matrix(6, 8, learns=False)), a, b), SCALING
-    ).sum().backward()
+    layer = WideWeight(_matrix(6, 8, learns=False))
+    lora_product(x, Operand(layer, a, b), SCALING).sum().backward()
     assert x.grad is None
     assert a.grad is not None
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finlora.native import thin
-from finlora.training.frozen import Frozen, Update
+from finlora.native.four_bit import Update
+from finlora.training.frozen import Frozen
 from finlora.training.recomputed import Identity, Recipe
 
 ROWS = Identity()

@@ -26,7 +26,7 @@ class FrozenOutputLayer(nn.Module):
 
 
 def replace_trained_output_layer(model: PreTrainedModel) -> None:
-    """Keep the vocabulary's weights in bfloat16 where that changes no number; half of the memory."""
+    """Keep the vocabulary's weights in bfloat16 where that changes no number."""
     if model.config.hidden_size % PANEL:
         return
     replace_output_layer(model)
