@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from finlora.config import Quantization
 from finlora.datasets.rows import Row
 from finlora.model import LoadedBase, load_base
-from finlora.training import packed_attention
+from finlora.training import native_packed_attention, packed_attention
 from finlora.training.batches import ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
 from finlora.training.forward import row_logprobs, target_logprobs
@@ -28,17 +28,23 @@ def plain_logprobs(base: LoadedBase, context: list[int], target: list[int]) -> t
     return logits[steps, ids[0, 1:][steps]]
 
 
-# Rows beyond the second number attend by the fused kernel, where the model has no softcap.
-@pytest.mark.parametrize("max_eager_tokens", [512, 8])
+# Our kernel, where it is compiled, or torch's operations: rows beyond the last number attend by the
+# fused ones. A model with a softcap has neither.
+@pytest.mark.parametrize(
+    ("by_our_kernel", "max_eager_tokens"), [(True, 512), (False, 512), (False, 8)]
+)
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "mistral"])
 def test_shared_prefix_padding_and_gathering_change_nothing(
     architecture: str,
+    by_our_kernel: bool,
     max_eager_tokens: int,
     tmp_path: Path,
     fast: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(packed_attention, "MAX_EAGER_TOKENS", max_eager_tokens)
+    if not by_our_kernel:
+        monkeypatch.setattr(native_packed_attention, "can_attend", lambda *_: False)
     folder = build(architecture, tmp_path / architecture, final_logit_softcapping=5.0)
     base = load_base(str(folder), Quantization.NONE, device="cpu", dtype=torch.float32)
     encoder = ExampleEncoder(fast, 2)

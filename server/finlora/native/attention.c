@@ -100,13 +100,6 @@ static void mask(const attention *a, const tile *t, const chunk *c, int64_t row,
     }
 }
 
-/* What is not visible weighs nothing at all. */
-INLINE __m256 weight_of(__m256 difference)
-{
-    const __m256 is_some = _mm256_cmp_ps(difference, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ);
-    return _mm256_and_ps(exponential(difference), is_some);
-}
-
 /* Turns scores into weights; returns by what earlier sums are to be multiplied. */
 static __m128 weigh(float (*scores)[GROUP], int64_t num_keys, float *maxima, float *weights)
 {

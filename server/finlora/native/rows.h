@@ -95,4 +95,11 @@ INLINE void add_products(float *rows, int64_t stride, int count, const void *con
         add_part(rows, stride, count, d, 1, vectors, num_vectors, weights, half);
 }
 
+/* e^difference, of a score and a maximum. What is not visible, -inf, weighs nothing at all. */
+INLINE __m256 weight_of(__m256 difference)
+{
+    const __m256 is_some = _mm256_cmp_ps(difference, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ);
+    return _mm256_and_ps(exponential(difference), is_some);
+}
+
 #endif

@@ -1,7 +1,8 @@
 """Attention of a training batch packed into one row of tokens (`Packing`), or of plain rows.
 
-Every row gets its copy of the shared keys, which is less than what is computed from them. It keeps
-no state between layers, so blocks may be computed again in the backward pass.
+Packed rows go to our kernel where it can be used. Elsewhere every row gets its copy of the shared
+keys, which is less than what is computed from them. It keeps no state between layers, so blocks may
+be computed again in the backward pass.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finlora.attention_interface import additive_mask, use_attention, visible
+from finlora.native.packed_attention import Rows
+from finlora.training import native_packed_attention
 from finlora.training.packing import Packing, gather, spread
 
 IMPLEMENTATION = "finlora_packed"
@@ -85,6 +88,16 @@ def _attend_packed(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: _Scores
 ) -> Tensor:
     """[T, heads, size] and [T, kv heads, size] -> [T, heads, size]."""
+    if scores.softcap is None and native_packed_attention.can_attend(query, key, value):
+        rows = Rows(packing.num_shared, packing.row_lengths, scores.window, scores.scaling)
+        return native_packed_attention.attend(query, key, value, rows)
+    return _attend_spread(query, key, value, packing, scores)
+
+
+def _attend_spread(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: _Scores
+) -> Tensor:
+    """The same by torch's operations on padded rows."""
     of_queries = packing.layout(query.shape[1], query.device, sees_shared=False)
     of_keys = packing.layout(key.shape[1], key.device, sees_shared=True)
     ways = (query, of_queries), (key, of_keys), (value, of_keys)
