@@ -61,10 +61,11 @@ class PanelWeight:
         With an `update`, [ranks, n] and [ranks, out_features], low^T columns is added.
         """
         x = _rows(x)
-        out = x.new_empty(len(x), self.out_features)
+        num_rows = x.shape[0]
+        out = x.new_empty(num_rows, self.out_features)
         self._library.finlora_four_bit_product(
             address(x),
-            ctypes.c_int64(len(x)),
+            ctypes.c_int64(num_rows),
             ctypes.c_int64(self.in_features),
             *self._all,
             *_low_rank(update),
@@ -79,10 +80,11 @@ class PanelWeight:
         An `update` is [ranks, n] and [ranks, in_features].
         """
         y = _rows(y)
-        out = y.new_empty(len(y), self.in_features) if onto is None else onto
+        num_rows = y.shape[0]
+        out = y.new_empty(num_rows, self.in_features) if onto is None else onto
         self._library.finlora_four_bit_product_back(
             address(y),
-            ctypes.c_int64(len(y)),
+            ctypes.c_int64(num_rows),
             ctypes.c_int64(self.in_features),
             *self._all,
             *_low_rank(update),
@@ -125,4 +127,4 @@ def _low_rank(update: Update) -> tuple[object, ...]:
     assert low.dtype is columns.dtype is torch.float32
     assert low.is_contiguous()
     assert columns.is_contiguous()
-    return address(low), address(columns), ctypes.c_int64(len(columns))
+    return address(low), address(columns), ctypes.c_int64(columns.shape[0])

@@ -46,10 +46,11 @@ class HalfPanels:
         """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
         assert x.dtype is torch.float32
         x = x.contiguous()
-        out = x.new_empty(len(x), self.out_features)
+        num_rows = x.shape[0]
+        out = x.new_empty(num_rows, self.out_features)
         self._library.finlora_half_product(
             address(x),
-            ctypes.c_int64(len(x)),
+            ctypes.c_int64(num_rows),
             ctypes.c_int64(self.in_features),
             address(self.panels),
             ctypes.c_int64(self.num_panels),
@@ -63,13 +64,11 @@ class HalfPanels:
         assert y.dtype is torch.float32
         assert self.in_features % PANEL == 0
         y = y.contiguous()
-        out, sums = (
-            y.new_empty(len(y), self.in_features),
-            y.new_empty(PARTS, len(y), self.in_features),
-        )
+        shape = y.shape[0], self.in_features
+        out, sums = y.new_empty(shape), y.new_empty(PARTS, *shape)
         self._library.finlora_half_product_back(
             address(y),
-            ctypes.c_int64(len(y)),
+            ctypes.c_int64(shape[0]),
             ctypes.c_int64(self.in_features),
             address(self.panels),
             ctypes.c_int64(self.num_panels),

@@ -28,13 +28,14 @@ def product(few: Tensor, large: Tensor) -> Tensor:
     assert few.dtype is large.dtype is torch.float32
     assert large.shape[1] % PANEL == 0
     few, large = few.contiguous(), large.contiguous()
-    out = few.new_empty(len(few), large.shape[1])
+    (num_ranks, depth), width = few.shape, large.shape[1]
+    out = few.new_empty(num_ranks, width)
     load().finlora_thin_product(
         address(few),
-        ctypes.c_int64(len(few)),
-        ctypes.c_int64(len(large)),
+        ctypes.c_int64(num_ranks),
+        ctypes.c_int64(depth),
         address(large),
-        ctypes.c_int64(large.shape[1]),
+        ctypes.c_int64(width),
         address(out),
         ctypes.c_int(torch.get_num_threads()),
     )
@@ -49,13 +50,14 @@ def product_of_rows(few: Tensor, rows: Tensor) -> Tensor:
     assert few.dtype is rows.dtype is torch.float32
     assert rows.shape[1] % LANES == 0
     few, rows = few.contiguous(), rows.contiguous()
-    out = few.new_empty(len(few), len(rows))
+    num_ranks, (num_rows, size) = few.shape[0], rows.shape
+    out = few.new_empty(num_ranks, num_rows)
     load().finlora_thin_rows_product(
         address(rows),
-        ctypes.c_int64(len(rows)),
-        ctypes.c_int64(rows.shape[1]),
+        ctypes.c_int64(num_rows),
+        ctypes.c_int64(size),
         address(few),
-        ctypes.c_int64(len(few)),
+        ctypes.c_int64(num_ranks),
         address(out),
         ctypes.c_int(torch.get_num_threads()),
     )

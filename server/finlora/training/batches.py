@@ -21,7 +21,7 @@ POOL_BATCHES = 32  # batches that are sorted by length together; more would make
 MIN_SHARED_TOKENS = 4
 # Of rows computed together, shared ones once. More gain little on a CPU, and the backward pass
 # keeps more of them.
-MAX_CPU_TOKENS = 768
+MAX_CPU_TOKENS = 1024
 
 T = TypeVar("T")
 

@@ -113,4 +113,6 @@ def _product_of_rows(few: Tensor, rows: Tensor) -> Tensor:
 
 def _by_rank(tensor: Tensor, columns: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Of [all ranks, ...], each layer's own."""
-    return torch.split(tensor, [len(own) for own in columns])
+    if len(columns) == 1:
+        return (tensor,)
+    return tensor.split_with_sizes([own.shape[0] for own in columns])
