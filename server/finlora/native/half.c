@@ -1,7 +1,7 @@
 /* Products with weights in bfloat16 on CPUs that have AVX2 but compute in float32.
  *
  * Weights lie in panels of 16 output features: [panels, in_features, 16]. They are widened in
- * registers, anew for every GROUP of rows: it hides behind the sums' arithmetic, while a buffer of
+ * registers, anew for every TILE of rows: it hides behind the sums' arithmetic, while a buffer of
  * widened weights would have to be written and read again.
  */
 
@@ -36,43 +36,16 @@ void finlora_half_product(const float *x, int64_t num_rows, int64_t in_features,
     }
 }
 
-/* Eight vectors as the columns of themselves. */
-INLINE void transpose(__m256 r[LANES])
-{
-    __m256 pairs[LANES], fours[LANES];
-#pragma GCC unroll 4
-    for (int i = 0; i < LANES; i += 2) {
-        pairs[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        pairs[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < LANES; i += 4)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
-            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
-        }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
-    }
-}
-
 /* A panel's weights of 16 input features, [PANEL outputs, 16]. */
 static void widen_across(const uint16_t *weights, float *out)
 {
+    float wide[PANEL * PANEL];
+    for (int i = 0; i < PANEL * PANEL; i += LANES)
+        _mm256_storeu_ps(wide + i, load(weights, i, 1));
     for (int output = 0; output < PANEL; output += LANES)
-        for (int input = 0; input < PANEL; input += LANES) {
-            __m256 block[LANES];
-#pragma GCC unroll 8
-            for (int i = 0; i < LANES; i++)
-                block[i] = load(weights, (input + i) * PANEL + output, 1);
-            transpose(block);
-#pragma GCC unroll 8
-            for (int i = 0; i < LANES; i++)
-                _mm256_store_ps(out + (output + i) * PANEL + input, block[i]);
-        }
+        for (int input = 0; input < PANEL; input += LANES)
+            transpose_square(wide + input * PANEL + output, PANEL, out + output * PANEL + input,
+                             PANEL);
 }
 
 /* What the outputs of panels [begin, end) add to the result, [num_rows, in_features]. */

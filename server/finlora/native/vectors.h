@@ -79,4 +79,29 @@ INLINE __m256 exponential(__m256 x)
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power));
 }
 
+/* Of a square of LANES by LANES numbers, whose rows are so far apart. */
+INLINE void transpose_square(const float *from, int64_t stride, float *to, int64_t to_stride)
+{
+    __m256 x[LANES], y[LANES];
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 2) {
+        const __m256 one = _mm256_loadu_ps(from + i * stride);
+        const __m256 other = _mm256_loadu_ps(from + (i + 1) * stride);
+        x[i] = _mm256_unpacklo_ps(one, other);
+        x[i + 1] = _mm256_unpackhi_ps(one, other);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < LANES; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            y[i + 2 * j] = _mm256_shuffle_ps(x[i + j], x[i + 2 + j], 0x44);
+            y[i + 2 * j + 1] = _mm256_shuffle_ps(x[i + j], x[i + 2 + j], 0xee);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES / 2; i++) {
+        _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(y[i], y[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(y[i], y[i + 4], 0x31));
+    }
+}
+
 #endif
