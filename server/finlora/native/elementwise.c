@@ -11,7 +11,9 @@
  * free; when another process has the core, all wait until it is given back. */
 #define MIN_PARALLEL_NORM (128 * 1024)
 #define MIN_PARALLEL_GATED (32 * 1024)
-#define PART 4096 /* numbers of what has no rows */
+/* In training a thread takes little at a time: one that has lost its core holds up the other less. */
+#define ROWS_AT_ONCE 16
+#define PART 16384 /* numbers of what has no rows */
 
 /* In four parts that do not wait for each other. */
 INLINE float sum_of_squares(const void *x, int64_t size, int half)
@@ -159,7 +161,7 @@ void finlora_rms_norm_back(const void *x, const void *dy, int64_t num_rows, int6
                            const void *weight, float eps, void *y, void *dx, int half,
                            int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(static) \
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, ROWS_AT_ONCE) \
     if (num_rows > 1 && num_rows * size >= MIN_PARALLEL_NORM)
     for (int64_t i = 0; i < num_rows; i++) {
         const void *from = at(x, i * size, half), *gradient = at(dy, i * size, half);
@@ -175,7 +177,7 @@ void finlora_rms_norm_back(const void *x, const void *dy, int64_t num_rows, int6
 void finlora_gated_silu_back(const void *gate, const void *up, const void *dy, int64_t size,
                              void *out, void *d_gate, void *d_up, int half, int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(static) if (size >= MIN_PARALLEL_GATED)
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic) if (size >= MIN_PARALLEL_GATED)
     for (int64_t begin = 0; begin < size; begin += PART) {
         const int64_t count = size - begin < PART ? size - begin : PART;
         const void *inputs[3] = {at(gate, begin, half), at(up, begin, half), at(dy, begin, half)};
@@ -195,7 +197,7 @@ void finlora_rotate(const void *x, int64_t num_tokens, int64_t num_heads, int64_
                     const void *cos, const void *sin, float sign, void *y, int half,
                     int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(static) \
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, ROWS_AT_ONCE) \
     if (num_tokens * num_heads * size >= MIN_PARALLEL_GATED)
     for (int64_t token = 0; token < num_tokens; token++) {
         const void *c = at(cos, token * size, half), *s = at(sin, token * size, half);

@@ -19,7 +19,7 @@ static void multiply_panel(const float *m, int64_t width, int64_t num_rows, int6
 void finlora_thin_product(const float *x, int64_t num_rows, int64_t depth, const float *m,
                           int64_t width, float *y, int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(static)
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
     for (int64_t column = 0; column < width; column += PANEL) {
         const rows all = {x, depth, y + column, width};
         multiply_panel(m + column, width, num_rows, depth, all);

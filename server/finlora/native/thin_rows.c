@@ -3,6 +3,7 @@
 #include "rows.h"
 
 #define MAX_VECTORS 64 /* at a time */
+#define GROUPS_AT_ONCE 8 /* that a thread takes: one that has lost its core holds up the other less */
 #define MIN_PARALLEL (256 * 1024) /* products from which on a second thread helps */
 
 /* Columns [row, row + count) of y. */
@@ -37,7 +38,7 @@ INLINE void multiply_rows(const float *x, int64_t num_rows, int64_t depth, const
 void finlora_thin_rows_product(const float *x, int64_t num_rows, int64_t depth, const float *m,
                             int64_t num_vectors, float *y, int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(static) \
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, GROUPS_AT_ONCE) \
     if (num_rows * depth * num_vectors >= MIN_PARALLEL)
     for (int64_t row = 0; row < num_rows; row += GROUP)
         for (int64_t first = 0; first < num_vectors; first += MAX_VECTORS) {
