@@ -97,8 +97,8 @@ def test_a_batch_is_computed_in_parts_of_like_size() -> None:
         return [len(part) for part in batch]
 
     assert parts(16, 20, 20) == [16]
-    assert parts(16, 20, 50) == [8, 8]  # 20 + 16 * 51 > 768
-    assert parts(16, 0, 60) == [8, 8]
-    assert parts(5, 0, 300) == [2, 2, 1]
+    assert parts(16, 20, 70) == [8, 8]  # 20 + 16 * 71 > 1024
+    assert parts(16, 0, 80) == [8, 8]
+    assert parts(5, 0, 400) == [2, 2, 1]
     assert parts(2, 0, 2000) == [1, 1]
     assert len(micro_batches([Example([5] * 900, [6])] * 16, torch.device("cuda"))) == 1
