@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finlora.native import attention
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
@@ -86,12 +86,8 @@ def test_any_batch(
     num_heads, num_kv_heads = heads
     cache = make_cache(len(spans), 192, num_kv_heads, size)
     query = make_query(spans, num_heads, size, FLOAT)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = attend(query, cache, spans, window=window)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(
         found.double(), expected(query, cache, spans, window), atol=2e-5, rtol=1e-5
     )

@@ -1,8 +1,5 @@
 """The compiled norm and gated product against float64, transformers' norm and torch's SiLU."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,23 +15,13 @@ from finlora.native.elementwise import (
     rotate,
     rotates,
 )
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
 INFINITY, NAN = float("inf"), float("nan")
 SIZES = [8, 24, 32, 104, 576]  # one vector, less than four, four, and some left over
 both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finlora.native.four_bit import PANEL, PanelWeight
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
@@ -50,12 +50,8 @@ def test_a_product_is_that_of_float64_but_for_rounding(
 ) -> None:
     panels, weight = quantized(PANEL * num_panels, 64 * num_blocks)
     x = torch.randn(num_rows, 64 * num_blocks)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = panels.product(x)
-    finally:
-        torch.set_num_threads(before)
     expected = x.double() @ weight.double().T
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 
@@ -125,15 +121,11 @@ def test_both_ways_are_those_of_float64_but_for_rounding(
     a, b = torch.randn(len(low), x.shape[1]), torch.randn(len(low), y.shape[1])
     there = torch.randn_like(x)
     has_update = num_ranks is not None
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = panels.product(x, (low, b) if has_update else None)
         back = panels.product_back(
             y, (low, a) if has_update else None, there.clone() if adds else None
         )
-    finally:
-        torch.set_num_threads(before)
     wide, low = weight.double(), low.double()
     expected = x.double() @ wide.T + low.T @ b.double()
     expected_back = y.double() @ wide + low.T @ a.double() + (there.double() if adds else 0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finlora.native.four_bit import PANEL
 from finlora.native.half import CHUNK_ROWS, HalfPanels, is_exact
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
@@ -32,12 +32,8 @@ def test_a_product_is_that_of_float64_but_for_rounding(
     weight = half_weight(PANEL * num_panels, in_features)
     panels = HalfPanels.arrange(weight)
     x = torch.randn(num_rows, in_features)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = panels.product(x)
-    finally:
-        torch.set_num_threads(before)
     expected = x.double() @ weight.double().T
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 
@@ -104,14 +100,10 @@ def test_the_way_back_is_that_of_float64_but_for_rounding(
     weight = half_weight(PANEL * num_panels, PANEL * num_inputs)
     panels = HalfPanels.arrange(weight)
     y = torch.randn(num_rows, PANEL * num_panels)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = panels.product_back(y)
-        torch.set_num_threads(1)
+    with threads(1):
         assert torch.equal(panels.product_back(y), found)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(found.double(), y.double() @ weight.double(), atol=1e-4, rtol=1e-5)
 
 

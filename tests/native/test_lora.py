@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finlora.native.lora import SlotUpdates, fits
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
@@ -88,12 +88,8 @@ def test_any_batch(
     num_rows = sum(count for _, count in segments)
     x, y = rows(num_rows, in_features), rows(num_rows, sum(out_features))
     expected = slots.expected(x, y, described)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         slots.updates.add(x, y, torch.tensor(described, dtype=torch.int64).view(-1, 3))
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
 
 

@@ -1,7 +1,5 @@
 """The compiled attention of packed rows, and its gradients, against the formula in float64."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from finlora.native import packed_attention
 from finlora.native.packed_attention import Rows, make_plan
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 SCALING = 0.3
@@ -90,16 +88,6 @@ def assert_close(found: Results, wanted: Results, *, rtol: float, atol: float) -
     for name, one, other in zip(Results._fields, found, wanted, strict=True):
         difference = (one.double() - other).abs()
         assert (difference <= atol + rtol * other.abs()).all(), f"{name}: {difference.max()}"
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- values and gradients ---

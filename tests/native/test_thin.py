@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finlora.native import thin
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_kernels, threads
 
 pytestmark = needs_kernels
 
@@ -20,12 +20,8 @@ def test_few_rows_by_a_large_matrix(
     num_ranks: int, depth: int, num_panels: int, num_threads: int
 ) -> None:
     few, large = torch.randn(num_ranks, depth), torch.randn(depth, 16 * num_panels)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = thin.product(few, large)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(found.double(), few.double() @ large.double(), atol=1e-4, rtol=1e-5)
 
 
@@ -33,12 +29,8 @@ def test_few_rows_by_a_large_matrix(
 @given(num_ranks=ranks, num_rows=depths, size=st.integers(1, 90), num_threads=st.integers(1, 3))
 def test_few_rows_by_many(num_ranks: int, num_rows: int, size: int, num_threads: int) -> None:
     few, rows = torch.randn(num_ranks, 8 * size), torch.randn(num_rows, 8 * size)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with threads(num_threads):
         found = thin.product_of_rows(few, rows)
-    finally:
-        torch.set_num_threads(before)
     expected = few.double() @ rows.double().T
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
 

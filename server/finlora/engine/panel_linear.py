@@ -37,9 +37,7 @@ class PanelLinear(nn.Module):
     @classmethod
     def of(cls, layer: Linear4bit) -> "PanelLinear":
         """Takes as much memory for the codes; scales are written out, 0.37 bits more a weight."""
-        weight: Any = layer.weight
-        code_book = weight.quant_state.code
-        return cls(PanelWeight.arrange(*rows_as_stored(layer), code_book), layer.bias)
+        return cls(panels_of(layer), layer.bias)
 
     @classmethod
     def joined(cls, layers: Sequence["PanelLinear"], bias: Tensor | None) -> "PanelLinear":
@@ -74,6 +72,12 @@ class PanelLinear(nn.Module):
             columns = slice(tile.start * PANEL, tile.stop * PANEL)
             torch.mm(x, self.panels.transposed(tile), out=out[:, columns])
         return out
+
+
+def panels_of(layer: Linear4bit) -> PanelWeight:
+    """The codes of an unpacked layer as the kernel reads them."""
+    weight: Any = layer.weight
+    return PanelWeight.arrange(*rows_as_stored(layer), weight.quant_state.code)
 
 
 def max_rows() -> int | None:

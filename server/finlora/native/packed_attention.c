@@ -87,9 +87,7 @@ INLINE void attend(const attention *a, const block *b, tiles *t, int half)
     const int64_t length = chunk_length(end - begin);
     for (int64_t i = begin; i < end; i += length) {
         const chunk c = chunk_at(i, length, end, i == begin);
-        copy_chunk(a, b, &c, a->key, t->key, half);
-        transpose(a, &c, t->key, t->key_columns);
-        copy_chunk(a, b, &c, a->value, t->value, half);
+        fill_chunk(a, b, &c, t, half);
         for (int64_t row = 0; row < b->num_rows; row += BAND) {
             if (c.is_first)
                 begin_band(a, b, row, t, a->out, half);

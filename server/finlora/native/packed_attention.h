@@ -158,6 +158,14 @@ static void transpose(const attention *a, const chunk *c, const float *from, flo
             transpose_square(from + j * stride + d, stride, to + d * KEYS_STRIDE + j, KEYS_STRIDE);
 }
 
+/* The keys and values of a chunk, and the keys as columns. */
+INLINE void fill_chunk(const attention *a, const block *b, const chunk *c, tiles *t, int half)
+{
+    copy_chunk(a, b, c, a->key, t->key, half);
+    transpose(a, c, t->key, t->key_columns);
+    copy_chunk(a, b, c, a->value, t->value, half);
+}
+
 /* scores [BAND, num_columns] = rows [BAND, size] by keys or values that are columns. */
 static void multiply(const float *rows, int64_t stride, const float *columns, int64_t size,
                      float *scores, int64_t num_columns)

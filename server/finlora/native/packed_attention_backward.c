@@ -155,9 +155,7 @@ INLINE void differentiate_block(const attention *a, const span *s, const block *
     const int64_t length = chunk_length(end - begin);
     for (int64_t i = begin; i < end; i += length) {
         const chunk c = chunk_at(i, length, end, i == begin);
-        copy_chunk(a, b, &c, a->key, t->key, half);
-        transpose(a, &c, t->key, t->key_columns);
-        copy_chunk(a, b, &c, a->value, t->value, half);
+        fill_chunk(a, b, &c, t, half);
         transpose(a, &c, t->value, t->value_columns);
         for (int64_t row = 0; row < b->num_rows; row += BAND) {
             if (c.is_first)

@@ -5,9 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
+from finlora.native.four_bit import PANEL
 from finlora.native.library import LANES, address, load, obstacle
-
-PANEL = 16
 
 
 def fits(large: Tensor) -> bool:

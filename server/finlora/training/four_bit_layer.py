@@ -5,14 +5,11 @@ torch's float32 product of the same shapes is slower there, and its weights are 
 large.
 """
 
-from typing import Any
-
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
-from finlora.bases.dequantization import rows_as_stored
-from finlora.engine.panel_linear import fits, max_rows
+from finlora.engine.panel_linear import fits, max_rows, panels_of
 from finlora.native.four_bit import PanelWeight
 from finlora.training.frozen import FourBitWeight, frozen_product
 
@@ -32,9 +29,7 @@ class FourBitLayer(nn.Module):
     @classmethod
     def of(cls, layer: Linear4bit) -> "FourBitLayer":
         """The same numbers."""
-        stored: Any = layer.weight
-        panels = PanelWeight.arrange(*rows_as_stored(layer), stored.quant_state.code)
-        return cls(panels, None if layer.bias is None else layer.bias.detach())
+        return cls(panels_of(layer), None if layer.bias is None else layer.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
