@@ -84,12 +84,12 @@ class _LoRAProducts(torch.autograd.Function):
             x, d_inputs = ctx.recipe.back(dx.view(*inputs[0].shape[:-1], -1), *inputs)
         else:
             x = ctx.recipe.value(*inputs)
-        da = _by_rank(_product(through, x.flatten(0, -2)), columns)
+        da = _by_rank(_product(through, x.flatten(0, -2)).to(ctx.learned_dtype), columns)
         db = [
-            _product(few, dy).T * ctx.scaling
+            _product(few, dy).T.to(ctx.learned_dtype) * ctx.scaling
             for few, dy in zip(_by_rank(low, columns), dys, strict=True)
         ]
-        learned = [d.to(ctx.learned_dtype) for pair in zip(da, db, strict=True) for d in pair]
+        learned = [d for pair in zip(da, db, strict=True) for d in pair]
         return None, None, None, None, *d_inputs, *learned
 
 
