@@ -3,18 +3,21 @@
  *
  * Weights lie in panels of 16 output features. For each input feature a panel holds 8 bytes; byte j
  * has the code of output j in its low half and that of output j + 8 in its high half. So one load
- * gives the codes of two vectors, a permutation of the code book turns them into numbers, and the
- * block scale of each output is the lane of a vector. Scales: [panels, blocks of a row, 16].
+ * gives the codes of eight vectors, and the block scale of each output is the lane of a vector.
+ * Scales: [panels, blocks of a row, 16]. A block has a multiple of 16 input features.
  *
  * A weight is code_book[code] * scale, rounded once: the number that bitsandbytes gives. A thread
  * dequantises a part of the weight that fits its first-level cache and multiplies up to ROWS rows
- * with it. Every product is summed in the order of the features, so a row's results are the same
- * bits whatever other rows there are.
+ * with it; for very few rows the numbers do not leave the registers. Every product is summed in the
+ * order of the features, so a row's results are the same bits whatever other rows there are.
  */
 
+#include "codes.h"
 #include "panels.h"
 
 #define CODES (PANEL / 2) /* bytes that a panel has of an input feature */
+#define FEATURES 4        /* whose codes are looked up at once */
+#define FEW 2             /* rows for which the numbers stay in registers */
 
 typedef struct {
     const uint8_t *codes;   /* [num_panels, in_features, CODES] */
@@ -25,49 +28,49 @@ typedef struct {
     int64_t block_size;
 } weight;
 
-typedef struct {
-    __m256 lower, upper; /* the code book */
-} numbers;
-
-INLINE numbers numbers_of(const weight *w)
-{
-    numbers n = {_mm256_loadu_ps(w->code_book), _mm256_loadu_ps(w->code_book + 8)};
-    return n;
-}
-
-/* A permutation looks up 8 numbers; the codes' highest bit chooses between two of them. */
-INLINE __m256 look_up(__m256i codes, numbers n)
-{
-    __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(n.lower, codes),
-                            _mm256_permutevar8x32_ps(n.upper, codes), choice);
-}
-
 INLINE const float *scales_at(const weight *w, int64_t panel, int64_t in_feature)
 {
     const int64_t num_blocks = w->in_features / w->block_size;
     return w->scales + (panel * num_blocks + in_feature / w->block_size) * PANEL;
 }
 
+typedef struct {
+    __m256 halves[2];
+} panel_scales;
+
+INLINE panel_scales scales_of(const weight *w, int64_t panel, int64_t in_feature)
+{
+    const float *scales = scales_at(w, panel, in_feature);
+    panel_scales s = {{_mm256_loadu_ps(scales), _mm256_loadu_ps(scales + LANES)}};
+    return s;
+}
+
+INLINE __m256i codes_at(const weight *w, int64_t panel, int64_t in_feature)
+{
+    const uint8_t *codes = w->codes + (panel * w->in_features + in_feature) * CODES;
+    return arranged(_mm256_loadu_si256((const __m256i *)codes));
+}
+
 /* Input features [begin, end) of a panel, each as its 16 outputs, `stride` apart. */
 INLINE void dequantize(const weight *w, int64_t panel, int64_t begin, int64_t end, float *out,
                        int64_t stride)
 {
-    const numbers n = numbers_of(w);
-    const __m256i low_half = _mm256_set1_epi32(15);
-    const uint8_t *codes = w->codes + panel * w->in_features * CODES;
+    const code_book book = code_book_of(w->code_book);
     for (int64_t k = begin; k < end;) {
         int64_t block_end = (k / w->block_size + 1) * w->block_size;
         int64_t stop = block_end < end ? block_end : end;
-        const float *scales = scales_at(w, panel, k);
-        const __m256 scales_0 = _mm256_loadu_ps(scales), scales_1 = _mm256_loadu_ps(scales + 8);
-        for (; k < stop; k++, out += stride) {
-            __m256i both =
-                _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + k * CODES)));
-            __m256i first = _mm256_and_si256(both, low_half);
-            __m256i second = _mm256_srli_epi32(both, 4);
-            _mm256_storeu_ps(out, _mm256_mul_ps(look_up(first, n), scales_0));
-            _mm256_storeu_ps(out + 8, _mm256_mul_ps(look_up(second, n), scales_1));
+        const panel_scales scales = scales_of(w, panel, k);
+        for (; k < stop; k += FEATURES, out += FEATURES * stride) {
+            const __m256i codes = codes_at(w, panel, k);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                __m256 numbers[FEATURES];
+                look_up(codes, half, &book, numbers);
+#pragma GCC unroll 4
+                for (int i = 0; i < FEATURES; i++)
+                    _mm256_storeu_ps(out + i * stride + half * LANES,
+                                     _mm256_mul_ps(numbers[i], scales.halves[half]));
+            }
         }
     }
 }
@@ -101,32 +104,30 @@ INLINE void transpose_codes(const uint8_t *codes, __m128i out[CODES])
     }
 }
 
-INLINE void store_scaled(__m128i codes, numbers n, float scale, float *out)
-{
-    const __m256 factor = _mm256_set1_ps(scale);
-    const __m256i first = _mm256_cvtepu8_epi32(codes);
-    const __m256i second = _mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8));
-    _mm256_storeu_ps(out, _mm256_mul_ps(look_up(first, n), factor));
-    _mm256_storeu_ps(out + 8, _mm256_mul_ps(look_up(second, n), factor));
-}
-
 /* Output features [begin, end) of whole panels, each as 16 input features from `in_feature` on,
  * which lie in one block. */
 INLINE void dequantize_across(const weight *w, int64_t in_feature, int64_t begin, int64_t end,
                               float *out)
 {
-    const numbers n = numbers_of(w);
-    const __m128i low_half = _mm_set1_epi8(15);
+    const code_book book = code_book_of(w->code_book);
     for (int64_t panel = begin / PANEL; panel < end / PANEL; panel++, out += PANEL * PANEL) {
         const float *scales = scales_at(w, panel, in_feature);
         __m128i codes[CODES];
         transpose_codes(w->codes + (panel * w->in_features + in_feature) * CODES, codes);
-#pragma GCC unroll 8
-        for (int j = 0; j < CODES; j++) {
-            const __m128i first = _mm_and_si128(codes[j], low_half);
-            const __m128i second = _mm_and_si128(_mm_srli_epi16(codes[j], 4), low_half);
-            store_scaled(first, n, scales[j], out + j * PANEL);
-            store_scaled(second, n, scales[j + CODES], out + (j + CODES) * PANEL);
+#pragma GCC unroll 4
+        for (int j = 0; j < CODES; j += 2) {
+            const __m256i two = arranged(_mm256_set_m128i(codes[j + 1], codes[j]));
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const int64_t output = j + half * CODES;
+                __m256 numbers[VECTORS];
+                look_up(two, half, &book, numbers);
+#pragma GCC unroll 4
+                for (int i = 0; i < VECTORS; i++)
+                    _mm256_storeu_ps(out + output * PANEL + i * LANES,
+                                     _mm256_mul_ps(numbers[i],
+                                                   _mm256_set1_ps(scales[output + i / 2])));
+            }
         }
     }
 }
@@ -141,22 +142,69 @@ typedef struct {
     int adds; /* to what y holds */
 } operands;
 
+/* y = x W^T for 16 outputs of `count` rows, a constant. */
+INLINE void multiply_few(const weight *w, int64_t panel, int count, rows r)
+{
+    const code_book book = code_book_of(w->code_book);
+    __m256 sums[FEW][2];
+#pragma GCC unroll 2
+    for (int i = 0; i < count; i++)
+        sums[i][0] = sums[i][1] = _mm256_setzero_ps();
+    for (int64_t begin = 0; begin < w->in_features; begin += w->block_size) {
+        const panel_scales scales = scales_of(w, panel, begin);
+        for (int64_t k = begin; k < begin + w->block_size; k += FEATURES) {
+            const __m256i codes = codes_at(w, panel, k);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                __m256 numbers[FEATURES];
+                look_up(codes, half, &book, numbers);
+#pragma GCC unroll 4
+                for (int j = 0; j < FEATURES; j++) {
+                    const __m256 column = _mm256_mul_ps(numbers[j], scales.halves[half]);
+#pragma GCC unroll 2
+                    for (int i = 0; i < count; i++)
+                        sums[i][half] =
+                            _mm256_fmadd_ps(_mm256_broadcast_ss(r.x + i * r.x_stride + k + j),
+                                            column, sums[i][half]);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < count; i++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++)
+            _mm256_storeu_ps(r.y + i * r.y_stride + half * LANES, sums[i][half]);
+}
+
+/* The same for up to ROWS rows, or, `across`, y = x W, which may be added to what y holds. */
+INLINE void multiply_many(const weight *w, int64_t number, int across, int64_t count, rows r,
+                          int64_t num_features, int adds)
+{
+    float weights[DEPTH * PANEL] __attribute__((aligned(64)));
+    for (int64_t begin = 0; begin < num_features; begin += DEPTH, r.x += DEPTH) {
+        const int64_t left = num_features - begin, depth = left < DEPTH ? left : DEPTH;
+        if (across)
+            dequantize_across(w, number * PANEL, begin, begin + depth, weights);
+        else
+            dequantize(w, number, begin, begin + depth, weights, PANEL);
+        multiply_rows(count, r, 1, depth, weights, PANEL, 0, begin == 0 && !adds);
+    }
+}
+
 /* 16 columns of a product: of x W^T, or, `across`, of x W. */
 INLINE void multiply_panel(const weight *w, int64_t number, int across, const operands *o)
 {
-    float weights[DEPTH * PANEL] __attribute__((aligned(64)));
     for (int64_t row = 0; row < o->num_rows; row += ROWS) {
         const int64_t count = o->num_rows - row < ROWS ? o->num_rows - row : ROWS;
-        rows part = {o->x + row * o->num_features, o->num_features,
-                     o->y + row * o->width + number * PANEL, o->width};
-        for (int64_t begin = 0; begin < o->num_features; begin += DEPTH, part.x += DEPTH) {
-            const int64_t left = o->num_features - begin, depth = left < DEPTH ? left : DEPTH;
-            if (across)
-                dequantize_across(w, number * PANEL, begin, begin + depth, weights);
-            else
-                dequantize(w, number, begin, begin + depth, weights, PANEL);
-            multiply_rows(count, part, 1, depth, weights, PANEL, 0, begin == 0 && !o->adds);
-        }
+        const rows part = {o->x + row * o->num_features, o->num_features,
+                           o->y + row * o->width + number * PANEL, o->width};
+        if (!across && count == 1)
+            multiply_few(w, number, 1, part);
+        else if (!across && count == FEW)
+            multiply_few(w, number, FEW, part);
+        else
+            multiply_many(w, number, across, count, part, o->num_features, o->adds);
         const rows low = {o->low + row, 1, part.y, part.y_stride};
         if (o->num_ranks)
             multiply_rows(count, low, o->num_rows, o->num_ranks, o->columns + number * PANEL,

@@ -24,22 +24,33 @@ INLINE void multiply(int count, rows r, int64_t apart, int64_t depth, const void
                   !is_first);
 }
 
+/* How many rows to multiply next. The sums of 1 to 4 rows take equally long, since each waits for
+ * its last addition; so that few tiles are so small, 7 to 9 rows are halved. */
+INLINE int64_t rows_of_tile(int64_t num_rows)
+{
+    if (num_rows <= TILE)
+        return num_rows;
+    return num_rows < TILE + 4 ? (num_rows + 1) / 2 : TILE;
+}
+
 /* Adds `depth` input features of rows, `apart` numbers from each other, to the rows' sums; their
  * weights are `stride` numbers apart. */
 INLINE void multiply_rows(int64_t num_rows, rows r, int64_t apart, int64_t depth,
                           const void *weights, int64_t stride, int half, int is_first)
 {
-    for (; num_rows >= TILE; num_rows -= TILE) {
-        multiply(TILE, r, apart, depth, weights, stride, half, is_first);
-        r.x += TILE * r.x_stride;
-        r.y += TILE * r.y_stride;
-    }
-    switch (num_rows) {
-    case 5: multiply(5, r, apart, depth, weights, stride, half, is_first); break;
-    case 4: multiply(4, r, apart, depth, weights, stride, half, is_first); break;
-    case 3: multiply(3, r, apart, depth, weights, stride, half, is_first); break;
-    case 2: multiply(2, r, apart, depth, weights, stride, half, is_first); break;
-    case 1: multiply(1, r, apart, depth, weights, stride, half, is_first); break;
+    while (num_rows) {
+        const int64_t count = rows_of_tile(num_rows);
+        switch (count) {
+        case 6: multiply(6, r, apart, depth, weights, stride, half, is_first); break;
+        case 5: multiply(5, r, apart, depth, weights, stride, half, is_first); break;
+        case 4: multiply(4, r, apart, depth, weights, stride, half, is_first); break;
+        case 3: multiply(3, r, apart, depth, weights, stride, half, is_first); break;
+        case 2: multiply(2, r, apart, depth, weights, stride, half, is_first); break;
+        case 1: multiply(1, r, apart, depth, weights, stride, half, is_first); break;
+        }
+        num_rows -= count;
+        r.x += count * r.x_stride;
+        r.y += count * r.y_stride;
     }
 }
 
