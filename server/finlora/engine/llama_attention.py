@@ -30,7 +30,9 @@ class NativeLlamaAttention(nn.Module):
         super().__init__()
         self.layer_idx: int = attention.layer_idx
         self.head_dim: int = attention.head_dim
-        self._scores = Scores(attention.scaling, None, sliding_window(attention))
+        self.num_heads: int = attention.config.num_attention_heads
+        self.num_kv_heads: int = attention.config.num_key_value_heads
+        self.scores = Scores(attention.scaling, None, sliding_window(attention))
         self.q_proj: nn.Module = attention.q_proj
         self.k_proj: nn.Module = attention.k_proj
         self.v_proj: nn.Module = attention.v_proj
@@ -54,7 +56,7 @@ class NativeLlamaAttention(nn.Module):
         cos, sin = position_embeddings
         pool = attention_batch.pools[self.layer_idx]
         rotate_and_store(query, key, value, (cos[0], sin[0]), pool, attention_batch.new_pages)
-        attended = attention_batch.attend(query, pool, self._scores)
+        attended = attention_batch.attend(query, pool, self.scores)
         return self.o_proj(attended.flatten(1)[None]), None
 
 

@@ -80,9 +80,9 @@ class LoRALayerSlots:
         # One more adapter in a stack saves two matmuls; all of B at once, one for each layer.
         self._max_cost = 2 * max_products // (self._in_features + self._out_features)
         self._max_whole = len(group.names) * max_products // self._out_features  # rows x ranks
-        self._native: SlotUpdates | None = None
+        self.updates: SlotUpdates | None = None  # by our own kernel, where it fits
         if _is_native(group, max_width, self._a):
-            self._native = SlotUpdates(self._a, self._b, group.out_features)
+            self.updates = SlotUpdates(self._a, self._b, group.out_features)
 
     def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         """Put one adapter's layers into a slot; None: the adapter leaves that layer alone.
@@ -95,8 +95,8 @@ class LoRALayerSlots:
         self._widths[slot] = ends[-1]
         self._ranks[slot] = [slice(start, end) for start, end in pairwise([0, *ends])]
         a, b = self._filled[slot] = self._a[slot, : ends[-1]], self._b[slot, : ends[-1]]
-        if self._native is not None:
-            self._native.set_ranks(slot, ends)
+        if self.updates is not None:
+            self.updates.set_ranks(slot, ends)
         elif len(layers) > 1:
             b.zero_()
         for layer, ranks, columns in zip(layers, self._ranks[slot], self._columns, strict=True):
@@ -124,8 +124,8 @@ class LoRALayerSlots:
 
     def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
         """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
-        if self._native is not None:
-            self._native.add(x, y, batch.described)
+        if self.updates is not None:
+            self.updates.add(x, y, batch.described)
         else:
             self._apply_runs(x, y, batch)
         if self._magnitudes:
@@ -207,6 +207,12 @@ class LoRASlots:
             for group in groups
         }
         self.batch: LoRABatch | None = None
+        self._doras: set[int] = set()
+
+    @property
+    def has_dora(self) -> bool:
+        """Whether the batch has an adapter that scales what layers give."""
+        return self.batch is not None and not self._doras.isdisjoint(self.batch.slots)
 
     @property
     def num_bytes(self) -> int:
@@ -217,6 +223,8 @@ class LoRASlots:
         """Put an adapter into a slot, over whatever was there."""
         for names, layer in self.layers.items():
             layer.write(slot, [weights.layers.get(name) for name in names])
+        is_dora = any(layer.magnitude is not None for layer in weights.layers.values())
+        (self._doras.add if is_dora else self._doras.discard)(slot)
 
 
 class LoRALinear(nn.Module):
@@ -226,7 +234,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base = base
         self._slots = slots
-        self._layer = slots.layers[group.names]
+        self.layer_slots: LoRALayerSlots = slots.layers[group.names]
 
     @property
     def weight(self) -> Tensor:
@@ -243,5 +251,5 @@ class LoRALinear(nn.Module):
         y: Tensor = self.base(x)
         batch = self._slots.batch
         if batch is not None:
-            self._layer.apply(x.flatten(0, -2), y.flatten(0, -2), self.bias, batch)
+            self.layer_slots.apply(x.flatten(0, -2), y.flatten(0, -2), self.bias, batch)
         return y

@@ -97,8 +97,12 @@ class LoRABatch:
     """The adapters of one step, for all of its rows."""
 
     segments: tuple[Segment, ...]
+    slots: frozenset[int] = field(init=False)
     _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
     _described: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.slots = frozenset(segment.slot for segment in self.segments)
 
     @property
     def described(self) -> Tensor:

@@ -16,6 +16,7 @@ from finlora.engine.kv_cache import KVCache
 from finlora.engine.llama_attention import replace_attention
 from finlora.engine.lora import LoRASlots
 from finlora.engine.lora_batch import LoRABatch, Segment
+from finlora.engine.native_layer import replace_layers
 from finlora.engine.packed_linear import StepRows
 
 
@@ -38,6 +39,7 @@ class ModelRunner:
         self._build_batch = (native_attention if natively else grouped_attention).build_batch
         if natively:
             replace_attention(model)
+            replace_layers(model, slots)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots

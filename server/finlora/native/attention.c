@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "kernels.h"
 #include "rows.h"
 
 #define CHUNK 64     /* keys: 16 KiB at 64 numbers each */

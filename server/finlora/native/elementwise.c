@@ -5,6 +5,7 @@
  * its bits depend neither on other rows nor on the number of threads. Sizes are multiples of 8.
  */
 
+#include "kernels.h"
 #include "vectors.h"
 
 /* Numbers from which on a second thread saves at least 10 us. It costs 1 to 3 us when its core is

@@ -13,22 +13,14 @@
  */
 
 #include "codes.h"
+#include "kernels.h"
 #include "panels.h"
 
 #define CODES (PANEL / 2) /* bytes that a panel has of an input feature */
 #define FEATURES 4        /* whose codes are looked up at once */
 #define FEW 2             /* rows for which the numbers stay in registers */
 
-typedef struct {
-    const uint8_t *codes;   /* [num_panels, in_features, CODES] */
-    const float *scales;    /* [num_panels, in_features / block_size, PANEL] */
-    const float *code_book; /* [16] */
-    int64_t in_features;
-    int64_t num_panels;
-    int64_t block_size;
-} weight;
-
-INLINE const float *scales_at(const weight *w, int64_t panel, int64_t in_feature)
+INLINE const float *scales_at(const four_bit_weight *w, int64_t panel, int64_t in_feature)
 {
     const int64_t num_blocks = w->in_features / w->block_size;
     return w->scales + (panel * num_blocks + in_feature / w->block_size) * PANEL;
@@ -38,21 +30,21 @@ typedef struct {
     __m256 halves[2];
 } panel_scales;
 
-INLINE panel_scales scales_of(const weight *w, int64_t panel, int64_t in_feature)
+INLINE panel_scales scales_of(const four_bit_weight *w, int64_t panel, int64_t in_feature)
 {
     const float *scales = scales_at(w, panel, in_feature);
     panel_scales s = {{_mm256_loadu_ps(scales), _mm256_loadu_ps(scales + LANES)}};
     return s;
 }
 
-INLINE __m256i codes_at(const weight *w, int64_t panel, int64_t in_feature)
+INLINE __m256i codes_at(const four_bit_weight *w, int64_t panel, int64_t in_feature)
 {
     const uint8_t *codes = w->codes + (panel * w->in_features + in_feature) * CODES;
     return arranged(_mm256_loadu_si256((const __m256i *)codes));
 }
 
 /* Input features [begin, end) of a panel, each as its 16 outputs, `stride` apart. */
-INLINE void dequantize(const weight *w, int64_t panel, int64_t begin, int64_t end, float *out,
+INLINE void dequantize(const four_bit_weight *w, int64_t panel, int64_t begin, int64_t end, float *out,
                        int64_t stride)
 {
     const code_book book = code_book_of(w->code_book);
@@ -106,7 +98,7 @@ INLINE void transpose_codes(const uint8_t *codes, __m128i out[CODES])
 
 /* Output features [begin, end) of whole panels, each as 16 input features from `in_feature` on,
  * which lie in one block. */
-INLINE void dequantize_across(const weight *w, int64_t in_feature, int64_t begin, int64_t end,
+INLINE void dequantize_across(const four_bit_weight *w, int64_t in_feature, int64_t begin, int64_t end,
                               float *out)
 {
     const code_book book = code_book_of(w->code_book);
@@ -143,7 +135,7 @@ typedef struct {
 } operands;
 
 /* y = x W^T for 16 outputs of `count` rows, a constant. */
-INLINE void multiply_few(const weight *w, int64_t panel, int count, rows r)
+INLINE void multiply_few(const four_bit_weight *w, int64_t panel, int count, rows r)
 {
     const code_book book = code_book_of(w->code_book);
     __m256 sums[FEW][2];
@@ -178,7 +170,7 @@ INLINE void multiply_few(const weight *w, int64_t panel, int count, rows r)
 }
 
 /* The same for up to ROWS rows, or, `across`, y = x W, which may be added to what y holds. */
-INLINE void multiply_many(const weight *w, int64_t number, int across, int64_t count, rows r,
+INLINE void multiply_many(const four_bit_weight *w, int64_t number, int across, int64_t count, rows r,
                           int64_t num_features, int adds)
 {
     float weights[DEPTH * PANEL] __attribute__((aligned(64)));
@@ -193,7 +185,7 @@ INLINE void multiply_many(const weight *w, int64_t number, int across, int64_t c
 }
 
 /* 16 columns of a product: of x W^T, or, `across`, of x W. */
-INLINE void multiply_panel(const weight *w, int64_t number, int across, const operands *o)
+INLINE void multiply_panel(const four_bit_weight *w, int64_t number, int across, const operands *o)
 {
     for (int64_t row = 0; row < o->num_rows; row += ROWS) {
         const int64_t count = o->num_rows - row < ROWS ? o->num_rows - row : ROWS;
@@ -213,42 +205,34 @@ INLINE void multiply_panel(const weight *w, int64_t number, int across, const op
 }
 
 /* y [num_rows, out_features] = x [num_rows, in_features] W^T + low^T columns. */
-void finlora_four_bit_product(const float *x, int64_t num_rows, int64_t in_features,
-                              const uint8_t *codes, const float *scales, const float *code_book,
-                              int64_t num_panels, int64_t block_size, const float *low,
-                              const float *columns, int64_t num_ranks, float *y, int num_threads)
+void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t num_rows,
+                              const float *low, const float *columns, int64_t num_ranks, float *y,
+                              int num_threads)
 {
-    const weight w = {codes, scales, code_book, in_features, num_panels, block_size};
-    const operands o = {x, low, columns, num_rows, in_features, num_ranks, y, num_panels * PANEL,
-                        0};
+    const operands o = {x, low, columns, num_rows, w->in_features, num_ranks, y,
+                        w->num_panels * PANEL, 0};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
-    for (int64_t i = 0; i < num_panels; i++)
-        multiply_panel(&w, i, 0, &o);
+    for (int64_t i = 0; i < w->num_panels; i++)
+        multiply_panel(w, i, 0, &o);
 }
 
 /* x [num_rows, in_features] = y [num_rows, out_features] W + low^T columns, added to what is there
  * where `adds`. */
-void finlora_four_bit_product_back(const float *y, int64_t num_rows, int64_t in_features,
-                                   const uint8_t *codes, const float *scales,
-                                   const float *code_book, int64_t num_panels, int64_t block_size,
+void finlora_four_bit_product_back(const four_bit_weight *w, const float *y, int64_t num_rows,
                                    const float *low, const float *columns, int64_t num_ranks,
                                    float *x, int adds, int num_threads)
 {
-    const weight w = {codes, scales, code_book, in_features, num_panels, block_size};
-    const operands o = {y, low, columns, num_rows, num_panels * PANEL, num_ranks, x, in_features,
-                        adds};
+    const operands o = {y, low, columns, num_rows, w->num_panels * PANEL, num_ranks, x,
+                        w->in_features, adds};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
-    for (int64_t i = 0; i < in_features / PANEL; i++)
-        multiply_panel(&w, i, 1, &o);
+    for (int64_t i = 0; i < w->in_features / PANEL; i++)
+        multiply_panel(w, i, 1, &o);
 }
 
 /* W^T [in_features, 16 * num_panels] in float32. */
-void finlora_four_bit_weights(int64_t in_features, const uint8_t *codes, const float *scales,
-                              const float *code_book, int64_t num_panels, int64_t block_size,
-                              float *out, int num_threads)
+void finlora_four_bit_weights(const four_bit_weight *w, float *out, int num_threads)
 {
-    const weight w = {codes, scales, code_book, in_features, num_panels, block_size};
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int64_t i = 0; i < num_panels; i++)
-        dequantize(&w, i, 0, in_features, out + i * PANEL, num_panels * PANEL);
+    for (int64_t i = 0; i < w->num_panels; i++)
+        dequantize(w, i, 0, w->in_features, out + i * PANEL, w->num_panels * PANEL);
 }

@@ -12,6 +12,19 @@ PANEL = 16  # output features of a panel
 Update = tuple[Tensor, Tensor] | None
 
 
+class WeightRecord(ctypes.Structure):
+    """Where a weight lies, as the kernels take it (kernels.h)."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("code_book", ctypes.c_void_p),
+        ("in_features", ctypes.c_int64),
+        ("num_panels", ctypes.c_int64),
+        ("block_size", ctypes.c_int64),
+    )
+
+
 class PanelWeight:
     """A weight [out_features, in_features] of four-bit codes with a scale for every block of a row.
 
@@ -27,7 +40,7 @@ class PanelWeight:
         self.num_panels, self.in_features = codes.shape[0], codes.shape[1]
         self.block_size = self.in_features // scales.shape[1]
         self._library = load()
-        self._all = self._panels(slice(0, self.num_panels))
+        self.described = self._panels(slice(0, self.num_panels))
 
     @classmethod
     def arrange(cls, codes: Tensor, scales: Tensor, code_book: Tensor) -> "PanelWeight":
@@ -64,10 +77,9 @@ class PanelWeight:
         num_rows = x.shape[0]
         out = x.new_empty(num_rows, self.out_features)
         self._library.finlora_four_bit_product(
+            ctypes.byref(self.described),
             address(x),
             ctypes.c_int64(num_rows),
-            ctypes.c_int64(self.in_features),
-            *self._all,
             *_low_rank(update),
             address(out),
             ctypes.c_int(torch.get_num_threads()),
@@ -83,10 +95,9 @@ class PanelWeight:
         num_rows = y.shape[0]
         out = y.new_empty(num_rows, self.in_features) if onto is None else onto
         self._library.finlora_four_bit_product_back(
+            ctypes.byref(self.described),
             address(y),
             ctypes.c_int64(num_rows),
-            ctypes.c_int64(self.in_features),
-            *self._all,
             *_low_rank(update),
             address(out),
             ctypes.c_int(onto is not None),
@@ -98,20 +109,20 @@ class PanelWeight:
         """W^T of some panels: [in_features, 16 for each panel]."""
         out = self.scales.new_empty(self.in_features, PANEL * (panels.stop - panels.start))
         self._library.finlora_four_bit_weights(
-            ctypes.c_int64(self.in_features),
-            *self._panels(panels),
+            ctypes.byref(self._panels(panels)),
             address(out),
             ctypes.c_int(torch.get_num_threads()),
         )
         return out
 
-    def _panels(self, panels: slice) -> tuple[object, ...]:
-        return (
+    def _panels(self, panels: slice) -> WeightRecord:
+        return WeightRecord(
             address(self.codes[panels]),
             address(self.scales[panels]),
             address(self.code_book),
-            ctypes.c_int64(panels.stop - panels.start),
-            ctypes.c_int64(self.block_size),
+            self.in_features,
+            panels.stop - panels.start,
+            self.block_size,
         )
 
 

@@ -5,6 +5,7 @@
  * and columns, and nothing else is read. A row's results do not depend on the other rows.
  */
 
+#include "kernels.h"
 #include "rows.h"
 
 #define MAX_RANKS 1024 /* of all layers of a slot */
@@ -18,10 +19,7 @@ typedef struct {
     int64_t x_stride;
     void *y; /* [rows, out_features] */
     int64_t y_stride;
-    const void *a, *b; /* [slots, max_ranks, in_features] and [slots, max_ranks, out_features] */
-    int64_t max_ranks, in_features, out_features, num_layers;
-    const int64_t *rank_ends;   /* [slots, num_layers] */
-    const int64_t *column_ends; /* [num_layers] */
+    const lora_slots *slots;
 } update;
 
 typedef struct {
@@ -30,22 +28,22 @@ typedef struct {
     float wide[GROUP * MAX_FEATURES]; /* rows in float32 */
 } scratch;
 
-static int64_t num_ranks(const update *u, int64_t slot)
+static int64_t num_ranks(const lora_slots *l, int64_t slot)
 {
-    return u->rank_ends[(slot + 1) * u->num_layers - 1];
+    return l->rank_ends[(slot + 1) * l->num_layers - 1];
 }
 
 /* Pointers to the slot's rows of A and of B, these from their layer's first column on. */
-INLINE void find_ranks(const update *u, int64_t slot, scratch *s, int half)
+INLINE void find_ranks(const lora_slots *l, int64_t slot, scratch *s, int half)
 {
     int64_t rank = 0, column = 0;
-    for (int64_t layer = 0; layer < u->num_layers; layer++) {
-        for (; rank < u->rank_ends[slot * u->num_layers + layer]; rank++) {
-            int64_t row = slot * u->max_ranks + rank;
-            s->a[rank] = at(u->a, row * u->in_features, half);
-            s->b[rank] = at(u->b, row * u->out_features + column, half);
+    for (int64_t layer = 0; layer < l->num_layers; layer++) {
+        for (; rank < l->rank_ends[slot * l->num_layers + layer]; rank++) {
+            int64_t row = slot * l->max_ranks + rank;
+            s->a[rank] = at(l->a, row * l->in_features, half);
+            s->b[rank] = at(l->b, row * l->out_features + column, half);
         }
-        column = u->column_ends[layer];
+        column = l->column_ends[layer];
     }
     for (int64_t i = rank; i < rank + VECTORS_AHEAD + 1; i++)
         s->a[i] = s->a[rank - 1];
@@ -62,15 +60,16 @@ INLINE void copy(const void *from, int64_t from_stride, int from_half, void *to,
 /* Rows [row, row + count), a constant number of them. */
 INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half)
 {
+    const lora_slots *l = u->slots;
     const void *x = at(u->x, row * u->x_stride, half);
     if (half)
-        copy(x, u->x_stride, 1, s->wide, u->in_features, 0, count, u->in_features);
-    dot_products(half ? s->wide : x, half ? u->in_features : u->x_stride, count, s->a,
-                 num_ranks(u, slot), u->in_features, s->hidden, 1, half);
+        copy(x, u->x_stride, 1, s->wide, l->in_features, 0, count, l->in_features);
+    dot_products(half ? s->wide : x, half ? l->in_features : u->x_stride, count, s->a,
+                 num_ranks(l, slot), l->in_features, s->hidden, 1, half);
     int64_t rank = 0, column = 0;
-    for (int64_t layer = 0; layer < u->num_layers; layer++) {
-        const int64_t end = u->rank_ends[slot * u->num_layers + layer];
-        const int64_t width = u->column_ends[layer] - column;
+    for (int64_t layer = 0; layer < l->num_layers; layer++) {
+        const int64_t end = l->rank_ends[slot * l->num_layers + layer];
+        const int64_t width = l->column_ends[layer] - column;
         void *y = (void *)at(u->y, row * u->y_stride + column, half);
         if (half && end > rank)
             copy(y, u->y_stride, 1, s->wide, width, 0, count, width);
@@ -80,16 +79,16 @@ INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, s
         if (half && end > rank)
             copy(s->wide, width, 0, y, u->y_stride, 1, count, width);
         rank = end;
-        column = u->column_ends[layer];
+        column = l->column_ends[layer];
     }
 }
 
 INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, int half)
 {
-    if (num_ranks(u, slot) == 0)
+    if (num_ranks(u->slots, slot) == 0)
         return;
     scratch s;
-    find_ranks(u, slot, &s, half);
+    find_ranks(u->slots, slot, &s, half);
     for (; count >= GROUP; count -= GROUP, row += GROUP)
         update_rows(u, slot, row, GROUP, &s, half);
     switch (count) {
@@ -109,25 +108,23 @@ static void update_float(const update *u, int64_t slot, int64_t row, int64_t cou
     update_tile(u, slot, row, count, 0);
 }
 
-static int64_t num_products(const update *u, const int64_t *segments, int64_t num_segments)
+static int64_t num_products(const lora_slots *l, const int64_t *segments, int64_t num_segments)
 {
     int64_t num = 0;
     for (int64_t i = 0; i < num_segments; i++)
-        num += num_ranks(u, segments[3 * i]) * segments[3 * i + 2];
-    return num * (u->in_features + u->out_features / u->num_layers);
+        num += num_ranks(l, segments[3 * i]) * segments[3 * i + 2];
+    return num * (l->in_features + l->out_features / l->num_layers);
 }
 
 /* Segments are neighbouring rows of one adapter: its slot, the first row, their number. Features and
  * the columns of every layer are multiples of LANES. */
-void finlora_lora(const void *x, int64_t x_stride, void *y, int64_t y_stride, const void *a,
-                  const void *b, int64_t max_ranks, int64_t in_features, int64_t out_features,
-                  int64_t num_layers, const int64_t *rank_ends, const int64_t *column_ends,
-                  const int64_t *segments, int64_t num_segments, int half, int num_threads)
+void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void *y,
+                  int64_t y_stride, const int64_t *segments, int64_t num_segments, int half,
+                  int num_threads)
 {
-    const update u = {x,           x_stride,     y,          y_stride,  a,          b, max_ranks,
-                      in_features, out_features, num_layers, rank_ends, column_ends};
+    const update u = {x, x_stride, y, y_stride, slots};
 #pragma omp parallel num_threads(num_threads) \
-    if (num_products(&u, segments, num_segments) > WORTH_A_THREAD)
+    if (num_products(slots, segments, num_segments) > WORTH_A_THREAD)
 #pragma omp single
     for (int64_t i = 0; i < num_segments; i++) {
         const int64_t slot = segments[3 * i], end = segments[3 * i + 1] + segments[3 * i + 2];

@@ -22,6 +22,21 @@ def fits(in_features: int, out_features: Sequence[int], max_ranks: int, dtype: t
     )
 
 
+class SlotsRecord(ctypes.Structure):
+    """Where slots lie, as the kernels take them (kernels.h)."""
+
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("max_ranks", ctypes.c_int64),
+        ("in_features", ctypes.c_int64),
+        ("out_features", ctypes.c_int64),
+        ("num_layers", ctypes.c_int64),
+        ("rank_ends", ctypes.c_void_p),
+        ("column_ends", ctypes.c_void_p),
+    )
+
+
 class SlotUpdates:
     """Slots for adapters of layers that read the same input; borrows their tensors."""
 
@@ -32,13 +47,13 @@ class SlotUpdates:
         self._rank_ends = torch.zeros(num_slots, len(out_features), dtype=torch.int64)
         self._column_ends = torch.tensor(out_features).cumsum(0)
         self._library = load()
-        self._arguments = (
+        self.described = SlotsRecord(
             address(a),
             address(b),
-            ctypes.c_int64(max_ranks),
-            ctypes.c_int64(in_features),
-            ctypes.c_int64(b.shape[2]),
-            ctypes.c_int64(len(out_features)),
+            max_ranks,
+            in_features,
+            b.shape[2],
+            len(out_features),
             address(self._rank_ends),
             address(self._column_ends),
         )
@@ -58,13 +73,13 @@ class SlotUpdates:
         assert y.stride(1) == 1
         x = x.contiguous()
         self._library.finlora_lora(
+            ctypes.byref(self.described),
             address(x),
             ctypes.c_int64(x.stride(0)),
             address(y),
             ctypes.c_int64(y.stride(0)),
-            *self._arguments,
             address(segments),
-            ctypes.c_int64(len(segments)),
+            ctypes.c_int64(segments.shape[0]),
             self._is_half,
             ctypes.c_int(torch.get_num_threads()),
         )

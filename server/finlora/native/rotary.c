@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "kernels.h"
 #include "vectors.h"
 
 /* One head, from where it is to where it goes. cos and sin: [size]. */

@@ -1,0 +1,111 @@
+/* A decoder layer as Llama has it, in float32 on four-bit weights with the adapters of a batch: one
+ * call for what would be twenty of Python's, which on a small base take as long as the products of a
+ * few rows.
+ *
+ *     h = x + o(attention(rotated q, k, v of norm(x)))        y = h + down(silu(gate) * up of norm(h))
+ *
+ * It calls the kernels that the modules call, in the same order: the results are the same bits.
+ */
+
+#include "kernels.h"
+#include "panels.h"
+
+#define MIN_PARALLEL 100000 /* numbers that are worth a second thread */
+
+typedef struct {
+    const four_bit_weight *weight;
+    const float *bias;          /* [out_features], or null */
+    const lora_slots *adapters; /* or null */
+} linear;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm; /* [hidden] */
+    float attention_eps, mlp_eps;
+    linear query_key_value, output, gate_up, down; /* joined outputs lie in a row */
+    int64_t num_heads, num_kv_heads, head_size;
+    int64_t window; /* positions that a token sees; 0: all */
+    float scaling;
+} decoder_layer;
+
+typedef struct {
+    int64_t num_tokens;
+    const float *cos, *sin;         /* [num_tokens, head_size] */
+    float *pool;                    /* this layer's keys and values, as finlora_attention takes them */
+    const int64_t *new_pages;       /* [num_tokens] */
+    const int64_t *table, *spans;   /* as finlora_attention takes them */
+    int64_t table_stride, num_spans;
+    const int64_t *segments; /* as finlora_lora takes them */
+    int64_t num_segments;
+    int num_threads;
+} step;
+
+static int64_t out_features(const linear *l)
+{
+    return l->weight->num_panels * PANEL;
+}
+
+/* to = from + other; rows of `size`, those of `other` being all the same where it has one only. */
+static void add(const float *from, const float *other, int64_t other_stride, int64_t num_rows,
+                int64_t size, float *to, int num_threads)
+{
+#pragma omp parallel for num_threads(num_threads) if (num_rows * size >= MIN_PARALLEL)
+    for (int64_t row = 0; row < num_rows; row++)
+        for (int64_t i = 0; i < size; i += LANES)
+            store(to, row * size + i,
+                  _mm256_add_ps(load(from, row * size + i, 0), load(other, row * other_stride + i, 0)),
+                  0);
+}
+
+/* y = x W^T + bias, and the adapters' updates. */
+static void apply(const linear *l, const step *s, const float *x, float *y)
+{
+    const int64_t width = out_features(l);
+    finlora_four_bit_product(l->weight, x, s->num_tokens, 0, 0, 0, y, s->num_threads);
+    if (l->bias)
+        add(y, l->bias, 0, s->num_tokens, width, y, s->num_threads);
+    if (l->adapters && s->num_segments)
+        finlora_lora(l->adapters, x, l->weight->in_features, y, width, s->segments,
+                     s->num_segments, 0, s->num_threads);
+}
+
+/* Queries, keys and values [num_tokens, (num_heads + 2 num_kv_heads) * head_size] -> out
+ * [num_tokens, num_heads * head_size]; keys and values go to their pages. */
+static void attend(const decoder_layer *l, const step *s, float *heads, float *out)
+{
+    const int64_t width = out_features(&l->query_key_value);
+    float *key = heads + l->num_heads * l->head_size;
+    const float *value = key + l->num_kv_heads * l->head_size;
+    finlora_rotate_and_store(heads, width, key, width, value, width, s->num_tokens, l->num_heads,
+                             l->num_kv_heads, l->head_size, s->cos, s->sin, s->pool, s->new_pages,
+                             0, s->num_threads);
+    finlora_attention(heads, width, s->pool, s->table, s->table_stride, s->spans, s->num_spans,
+                      l->num_heads, l->num_kv_heads, l->head_size, l->window, l->scaling, out, 0,
+                      s->num_threads);
+}
+
+/* x and y [num_tokens, hidden], which do not overlap. In the workspace each token has `hidden`
+ * numbers, the more of query_key_value's and gate_up's outputs, and the more of output's and down's
+ * inputs. */
+void finlora_decoder_layer(const decoder_layer *l, const step *s, const float *x, float *y,
+                           float *workspace)
+{
+    const int64_t hidden = out_features(&l->down), inner = l->down.weight->in_features;
+    const int64_t heads_width = out_features(&l->query_key_value);
+    const int64_t wide = heads_width > 2 * inner ? heads_width : 2 * inner;
+    float *narrow = workspace, *outputs = narrow + s->num_tokens * hidden;
+    float *inputs = outputs + s->num_tokens * wide;
+
+    finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm, l->attention_eps, narrow, 0,
+                     s->num_threads);
+    apply(&l->query_key_value, s, narrow, outputs);
+    attend(l, s, outputs, inputs);
+    apply(&l->output, s, inputs, narrow);
+    add(x, narrow, hidden, s->num_tokens, hidden, y, s->num_threads);
+
+    finlora_rms_norm(y, s->num_tokens, hidden, l->mlp_norm, l->mlp_eps, narrow, 0, s->num_threads);
+    apply(&l->gate_up, s, narrow, outputs);
+    finlora_gated_silu(outputs, outputs + inner, s->num_tokens, inner, 2 * inner, inputs, 0,
+                       s->num_threads);
+    apply(&l->down, s, inputs, narrow);
+    add(y, narrow, hidden, s->num_tokens, hidden, y, s->num_threads);
+}

@@ -1,0 +1,177 @@
+"""A decoder layer as Llama has it in one call, on four-bit weights; see decoder_layer.c."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finlora.native.four_bit import PanelWeight
+from finlora.native.library import address, load
+from finlora.native.lora import SlotUpdates
+
+
+class _LinearRecord(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
+    )
+
+
+class _LayerRecord(ctypes.Structure):
+    _fields_ = (
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("attention_eps", ctypes.c_float),
+        ("mlp_eps", ctypes.c_float),
+        ("query_key_value", _LinearRecord),
+        ("output", _LinearRecord),
+        ("gate_up", _LinearRecord),
+        ("down", _LinearRecord),
+        ("num_heads", ctypes.c_int64),
+        ("num_kv_heads", ctypes.c_int64),
+        ("head_size", ctypes.c_int64),
+        ("window", ctypes.c_int64),
+        ("scaling", ctypes.c_float),
+    )
+
+
+class _StepRecord(ctypes.Structure):
+    _fields_ = (
+        ("num_tokens", ctypes.c_int64),
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("pool", ctypes.c_void_p),
+        ("new_pages", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("spans", ctypes.c_void_p),
+        ("table_stride", ctypes.c_int64),
+        ("num_spans", ctypes.c_int64),
+        ("segments", ctypes.c_void_p),
+        ("num_segments", ctypes.c_int64),
+        ("num_threads", ctypes.c_int),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMSNorm."""
+
+    weight: Tensor  # [hidden]
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A layer, or joined ones, and the slots that adapt it."""
+
+    weight: PanelWeight
+    bias: Tensor | None
+    adapters: SlotUpdates | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of an attention, and what its scores are."""
+
+    num_heads: int
+    num_kv_heads: int
+    size: int  # a multiple of 16
+    window: int | None
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a layer is made of; what is joined lies in the order of the name."""
+
+    attention_norm: Norm
+    query_key_value: Linear
+    heads: Heads
+    output: Linear
+    mlp_norm: Norm
+    gate_up: Linear
+    down: Linear
+
+
+class Step(NamedTuple):
+    """What a layer reads and writes beside its rows; as `attention.attend` and `SlotUpdates.add`
+    have it."""
+
+    cos: Tensor  # [T, head size]
+    sin: Tensor
+    pool: Tensor
+    new_pages: Tensor  # [T]
+    table: Tensor
+    spans: Tensor
+    segments: Tensor | None
+
+
+class DecoderLayer:
+    """One layer; borrows the tensors of its parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Everything is float32. Raises KernelsUnusableError."""
+        self._parts = parts  # the record has nothing but addresses
+        self._library = load()
+        heads, inner = parts.heads, parts.down.weight.in_features
+        self._record = _LayerRecord(
+            address(parts.attention_norm.weight),
+            address(parts.mlp_norm.weight),
+            parts.attention_norm.eps,
+            parts.mlp_norm.eps,
+            _linear(parts.query_key_value),
+            _linear(parts.output),
+            _linear(parts.gate_up),
+            _linear(parts.down),
+            heads.num_heads,
+            heads.num_kv_heads,
+            heads.size,
+            heads.window or 0,
+            heads.scaling,
+        )
+        self._hidden = parts.down.weight.out_features
+        outputs = max(parts.query_key_value.weight.out_features, 2 * inner)
+        inputs = max(heads.num_heads * heads.size, inner)
+        self._workspace = self._hidden + outputs + inputs  # numbers for each token
+
+    def run(self, x: Tensor, step: Step) -> Tensor:
+        """[T, hidden] -> the same, in a new tensor; keys and values go to their pages."""
+        assert {t.dtype for t in (x, step.cos, step.sin, step.pool)} == {torch.float32}
+        x, cos, sin = x.contiguous(), step.cos.contiguous(), step.sin.contiguous()
+        num_tokens = x.shape[0]
+        segments = step.segments
+        record = _StepRecord(
+            num_tokens,
+            address(cos),
+            address(sin),
+            address(step.pool),
+            address(step.new_pages),
+            address(step.table),
+            address(step.spans),
+            step.table.stride(0),
+            step.spans.shape[0],
+            None if segments is None else address(segments),
+            0 if segments is None else segments.shape[0],
+            torch.get_num_threads(),
+        )
+        out, workspace = torch.empty_like(x), x.new_empty(num_tokens, self._workspace)
+        self._library.finlora_decoder_layer(
+            ctypes.byref(self._record),
+            ctypes.byref(record),
+            address(x),
+            address(out),
+            address(workspace),
+        )
+        return out
+
+
+def _linear(linear: Linear) -> _LinearRecord:
+    bias, adapters = linear.bias, linear.adapters
+    return _LinearRecord(
+        ctypes.addressof(linear.weight.described),
+        None if bias is None else address(bias),
+        None if adapters is None else ctypes.addressof(adapters.described),
+    )

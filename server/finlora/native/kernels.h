@@ -1,0 +1,49 @@
+/* The kernels that decoder_layer.c calls, and what they take. */
+
+#ifndef FINLORA_KERNELS_H
+#define FINLORA_KERNELS_H
+
+#include <stdint.h>
+
+/* Four-bit weights; four_bit.c tells how they lie. */
+typedef struct {
+    const uint8_t *codes;   /* [num_panels, in_features, 8] */
+    const float *scales;    /* [num_panels, in_features / block_size, 16] */
+    const float *code_book; /* [16] */
+    int64_t in_features, num_panels, block_size;
+} four_bit_weight;
+
+/* Adapters of layers that read the same input; lora.c tells how they lie. */
+typedef struct {
+    const void *a, *b; /* [slots, max_ranks, in_features] and [slots, max_ranks, out_features] */
+    int64_t max_ranks, in_features, out_features, num_layers;
+    const int64_t *rank_ends;   /* [slots, num_layers] */
+    const int64_t *column_ends; /* [num_layers] */
+} lora_slots;
+
+void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t num_rows,
+                              const float *low, const float *columns, int64_t num_ranks, float *y,
+                              int num_threads);
+
+void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void *y,
+                  int64_t y_stride, const int64_t *segments, int64_t num_segments, int half,
+                  int num_threads);
+
+void finlora_rms_norm(const void *x, int64_t num_rows, int64_t size, const void *weight, float eps,
+                      void *y, int half, int num_threads);
+
+void finlora_gated_silu(const void *gate, const void *up, int64_t num_rows, int64_t size,
+                        int64_t stride, void *out, int half, int num_threads);
+
+void finlora_rotate_and_store(void *query, int64_t query_stride, const void *key,
+                              int64_t key_stride, const void *value, int64_t value_stride,
+                              int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads,
+                              int64_t size, const void *cos, const void *sin, void *pool,
+                              const int64_t *pages, int half, int num_threads);
+
+void finlora_attention(const void *query, int64_t query_stride, const void *pool,
+                       const int64_t *table, int64_t table_stride, const int64_t *spans,
+                       int64_t num_spans, int64_t num_heads, int64_t num_kv_heads, int64_t size,
+                       int64_t window, float scaling, void *out, int half, int num_threads);
+
+#endif

@@ -1,0 +1,132 @@
+"""A decoder layer in one call computes what its modules compute, to the last bit."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finlora.adapters.adapter import Adapter
+from finlora.engine.model_runner import ModelRunner
+from finlora.engine.native_layer import NativeDecoderLayer
+from tests.engine.conftest import EngineMaker, World
+from tests.engine.harness import GREEDY, EngineUnderTest
+from tests.engine.test_parity import prompts
+from tests.native.kernels import needs_kernels
+
+NUM_LAYERS = 2  # of the tiny models
+WITHOUT_DORA = ("lora", "rslora", "patterns", "queries", "mlp")
+PARTS = ("_proj", "norm", "self_attn", "mlp")
+Rows = list[tuple[list[int], Adapter | None]]
+Run = tuple[tuple[int, ...], list[Tensor]]
+
+
+def native_layers(engine: EngineUnderTest) -> list[NativeDecoderLayer]:
+    runner = engine.recorder._runner
+    assert isinstance(runner, ModelRunner)
+    return [m for m in runner._model.modules() if isinstance(m, NativeDecoderLayer)]
+
+
+def rows_of(world: World, names: Sequence[str]) -> Rows:
+    adapters = [None, *(world.adapters[name] for name in names)]
+    return list(zip(prompts(len(adapters)), adapters, strict=True))
+
+
+def assert_same_bits(found: list[Run], expected: list[Run]) -> None:
+    for (tokens, logits), (expected_tokens, expected_logits) in zip(found, expected, strict=True):
+        assert tokens == expected_tokens
+        assert torch.equal(torch.stack(logits), torch.stack(expected_logits))
+
+
+@pytest.fixture
+def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often layers went which way."""
+    counts = {"in one call": 0, "by modules": 0}
+
+    def counted(name: str, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def wrapper(*args: object, **kwargs: object) -> Tensor:
+            counts[name] += 1
+            return method(*args, **kwargs)
+
+        return wrapper
+
+    for name, method in (("in one call", "_in_one_call"), ("by modules", "by_modules")):
+        original = getattr(NativeDecoderLayer, method)
+        monkeypatch.setattr(NativeDecoderLayer, method, counted(name, original))
+    return counts
+
+
+@needs_kernels
+# Mistral's tokens see 16 positions; Qwen2's queries, keys and values have biases.
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 7}], ids=["whole", "chunks"])
+def test_one_call_gives_the_bits_of_the_modules(
+    worlds: Callable[[str], World],
+    make_engine: EngineMaker,
+    num_calls: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    settings: dict[str, int],
+) -> None:
+    world = worlds(architecture)
+    rows = rows_of(world, WITHOUT_DORA)
+    engine = make_engine(world, **settings)
+    assert len(native_layers(engine)) == NUM_LAYERS
+    engine.warm(adapter for _, adapter in rows if adapter is not None)
+    num_calls.clear()
+    num_calls.update({"in one call": 0, "by modules": 0})
+    found = engine.run(rows, cache_salt="found")
+    assert num_calls["in one call"] > 0 == num_calls["by modules"]
+    monkeypatch.setattr(NativeDecoderLayer, "_fits", lambda *_: False)
+    assert_same_bits(found, engine.run(rows, cache_salt="expected"))
+    assert num_calls["by modules"] > 0
+
+
+@needs_kernels
+def test_without_adapters_the_bits_are_the_same_too(
+    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(llama, ())
+    engine = make_engine(llama, max_loras=0)
+    assert len(native_layers(engine)) == NUM_LAYERS
+    found = engine.run(rows, cache_salt="found")
+    monkeypatch.setattr(NativeDecoderLayer, "_fits", lambda *_: False)
+    assert_same_bits(found, engine.run(rows, cache_salt="expected"))
+
+
+@needs_kernels
+def test_a_step_with_dora_goes_by_modules_and_the_next_one_does_not(
+    llama: World, make_engine: EngineMaker, num_calls: dict[str, int]
+) -> None:
+    engine = make_engine(llama)
+    engine.warm(llama.adapters[name] for name in ("lora", "dora"))
+    before = dict(num_calls)
+    engine.run(rows_of(llama, ("lora", "dora")), GREEDY)
+    assert num_calls["in one call"] == before["in one call"]
+    assert num_calls["by modules"] > before["by modules"]
+    before = dict(num_calls)
+    engine.run(rows_of(llama, ("lora",)), GREEDY)
+    assert num_calls["in one call"] > before["in one call"]
+    assert num_calls["by modules"] == before["by modules"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
+def test_layers_with_parts_that_have_no_kernel_stay(
+    worlds: Callable[[str], World], make_engine: EngineMaker, architecture: str
+) -> None:
+    assert native_layers(make_engine(worlds(architecture))) == []
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_without_kernels_nothing_is_replaced(llama: World, make_engine: EngineMaker) -> None:
+    assert native_layers(make_engine(llama)) == []
+
+
+@needs_kernels
+def test_the_parts_keep_their_names(llama: World, make_engine: EngineMaker) -> None:
+    model: nn.Module = make_engine(llama).recorder._runner._model
+    names = {name for name, _ in model.named_modules()}
+    parts = {name for name, _ in llama.load().model.named_modules() if name.endswith(PARTS)}
+    assert parts
+    assert parts <= names
