@@ -8,7 +8,7 @@
  */
 
 #include "kernels.h"
-#include "panels.h"
+#include "vectors.h"
 
 #define MIN_PARALLEL 100000 /* numbers that are worth a second thread */
 
@@ -39,11 +39,6 @@ typedef struct {
     int num_threads;
 } step;
 
-static int64_t out_features(const linear *l)
-{
-    return l->weight->num_panels * PANEL;
-}
-
 /* to = from + other; rows of `size`, those of `other` being all the same where it has one only. */
 static void add(const float *from, const float *other, int64_t other_stride, int64_t num_rows,
                 int64_t size, float *to, int num_threads)
@@ -59,7 +54,7 @@ static void add(const float *from, const float *other, int64_t other_stride, int
 /* y = x W^T + bias, and the adapters' updates. */
 static void apply(const linear *l, const step *s, const float *x, float *y)
 {
-    const int64_t width = out_features(l);
+    const int64_t width = l->weight->out_features;
     finlora_four_bit_product(l->weight, x, s->num_tokens, 0, 0, 0, y, s->num_threads);
     if (l->bias)
         add(y, l->bias, 0, s->num_tokens, width, y, s->num_threads);
@@ -72,7 +67,7 @@ static void apply(const linear *l, const step *s, const float *x, float *y)
  * [num_tokens, num_heads * head_size]; keys and values go to their pages. */
 static void attend(const decoder_layer *l, const step *s, float *heads, float *out)
 {
-    const int64_t width = out_features(&l->query_key_value);
+    const int64_t width = l->query_key_value.weight->out_features;
     float *key = heads + l->num_heads * l->head_size;
     const float *value = key + l->num_kv_heads * l->head_size;
     finlora_rotate_and_store(heads, width, key, width, value, width, s->num_tokens, l->num_heads,
@@ -89,8 +84,8 @@ static void attend(const decoder_layer *l, const step *s, float *heads, float *o
 void finlora_decoder_layer(const decoder_layer *l, const step *s, const float *x, float *y,
                            float *workspace)
 {
-    const int64_t hidden = out_features(&l->down), inner = l->down.weight->in_features;
-    const int64_t heads_width = out_features(&l->query_key_value);
+    const int64_t hidden = l->down.weight->out_features, inner = l->down.weight->in_features;
+    const int64_t heads_width = l->query_key_value.weight->out_features;
     const int64_t wide = heads_width > 2 * inner ? heads_width : 2 * inner;
     float *narrow = workspace, *outputs = narrow + s->num_tokens * hidden;
     float *inputs = outputs + s->num_tokens * wide;

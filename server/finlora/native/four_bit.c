@@ -209,10 +209,9 @@ void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t 
                               const float *low, const float *columns, int64_t num_ranks, float *y,
                               int num_threads)
 {
-    const operands o = {x, low, columns, num_rows, w->in_features, num_ranks, y,
-                        w->num_panels * PANEL, 0};
+    const operands o = {x, low, columns, num_rows, w->in_features, num_ranks, y, w->out_features, 0};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
-    for (int64_t i = 0; i < w->num_panels; i++)
+    for (int64_t i = 0; i < w->out_features / PANEL; i++)
         multiply_panel(w, i, 0, &o);
 }
 
@@ -222,17 +221,16 @@ void finlora_four_bit_product_back(const four_bit_weight *w, const float *y, int
                                    const float *low, const float *columns, int64_t num_ranks,
                                    float *x, int adds, int num_threads)
 {
-    const operands o = {y, low, columns, num_rows, w->num_panels * PANEL, num_ranks, x,
-                        w->in_features, adds};
+    const operands o = {y, low, columns, num_rows, w->out_features, num_ranks, x, w->in_features, adds};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
     for (int64_t i = 0; i < w->in_features / PANEL; i++)
         multiply_panel(w, i, 1, &o);
 }
 
-/* W^T [in_features, 16 * num_panels] in float32. */
+/* W^T [in_features, out_features] in float32. */
 void finlora_four_bit_weights(const four_bit_weight *w, float *out, int num_threads)
 {
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int64_t i = 0; i < w->num_panels; i++)
-        dequantize(w, i, 0, w->in_features, out + i * PANEL, w->num_panels * PANEL);
+    for (int64_t i = 0; i < w->out_features / PANEL; i++)
+        dequantize(w, i, 0, w->in_features, out + i * PANEL, w->out_features);
 }

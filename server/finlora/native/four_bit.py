@@ -20,7 +20,7 @@ class WeightRecord(ctypes.Structure):
         ("scales", ctypes.c_void_p),
         ("code_book", ctypes.c_void_p),
         ("in_features", ctypes.c_int64),
-        ("num_panels", ctypes.c_int64),
+        ("out_features", ctypes.c_int64),
         ("block_size", ctypes.c_int64),
     )
 
@@ -121,7 +121,7 @@ class PanelWeight:
             address(self.scales[panels]),
             address(self.code_book),
             self.in_features,
-            panels.stop - panels.start,
+            PANEL * (panels.stop - panels.start),
             self.block_size,
         )
 

@@ -7,10 +7,10 @@
 
 /* Four-bit weights; four_bit.c tells how they lie. */
 typedef struct {
-    const uint8_t *codes;   /* [num_panels, in_features, 8] */
-    const float *scales;    /* [num_panels, in_features / block_size, 16] */
+    const uint8_t *codes;   /* [out_features / 16, in_features, 8] */
+    const float *scales;    /* [out_features / 16, in_features / block_size, 16] */
     const float *code_book; /* [16] */
-    int64_t in_features, num_panels, block_size;
+    int64_t in_features, out_features, block_size;
 } four_bit_weight;
 
 /* Adapters of layers that read the same input; lora.c tells how they lie. */

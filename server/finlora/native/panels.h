@@ -34,9 +34,11 @@ INLINE int64_t rows_of_tile(int64_t num_rows)
 }
 
 /* Adds `depth` input features of rows, `apart` numbers from each other, to the rows' sums; their
- * weights are `stride` numbers apart. */
-INLINE void multiply_rows(int64_t num_rows, rows r, int64_t apart, int64_t depth,
-                          const void *weights, int64_t stride, int half, int is_first)
+ * weights are `stride` numbers apart. Not inline: among other loops a compiler may keep sums in
+ * memory, which halves the speed. */
+static __attribute__((noinline)) void multiply_rows(int64_t num_rows, rows r, int64_t apart,
+                                                    int64_t depth, const void *weights,
+                                                    int64_t stride, int half, int is_first)
 {
     while (num_rows) {
         const int64_t count = rows_of_tile(num_rows);
