@@ -9,6 +9,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,9 @@ ALIASES_FILE = "aliases.json"
 MAX_ALIASES_BYTES = 4 * 1024 * 1024
 MIN_DIGEST_PREFIX = 8
 
+# The folder that a name is served from and its digests, the served one first.
+Pointer = tuple[Path, list[str]]
+
 
 @dataclass(slots=True)
 class _Index:
@@ -51,7 +55,7 @@ class Catalogue:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index = _Index()
-        self._versions: dict[Path, tuple[object, Adapter]] = {}
+        self._versions: dict[str, tuple[object, Adapter]] = {}
         self._lock = threading.Lock()
 
     def generation(self) -> int:
@@ -61,9 +65,11 @@ class Catalogue:
         except (FileNotFoundError, ValueError):
             return 0
 
-    def names(self) -> list[str]:
-        """Registered names, sorted, whether their files are sound or not."""
-        return [name for name in sorted(self._folders()) if self.pointer(name) is not None]
+    def pointers(self) -> dict[str, Pointer]:
+        """Registered names, sorted, whether their files are sound or not, and what they mean."""
+        listed = self._folders()
+        found = ((name, _pointer(listed[name])) for name in sorted(listed))
+        return {name: pointer for name, pointer in found if pointer is not None}
 
     def folders(self, name: str) -> list[Path]:
         """The folders of a name, one for each variant that holds versions of it."""
@@ -81,12 +87,9 @@ class Catalogue:
             if (folder / CONFIG_FILE).is_file() and not (folder / VERSIONS_FOLDER).is_dir()
         ]
 
-    def pointer(self, name: str) -> tuple[Path, list[str]] | None:
-        """The folder that a name is served from and its digests, the served one first."""
-        for folder in self.folders(name):
-            if digests := read_pointer(folder):
-                return folder, digests
-        return None
+    def pointer(self, name: str) -> Pointer | None:
+        """What a name means; None: it is not registered."""
+        return _pointer(self.folders(name))
 
     def aliases(self) -> dict[str, str]:
         """Alias -> adapter name."""
@@ -116,16 +119,17 @@ class Catalogue:
 
     def version(self, folder: Path, digest: str) -> Adapter:
         """The record of one version. Raises AdapterLoadError when its files are broken."""
-        version = folder / VERSIONS_FOLDER / digest
+        # Not a Path's operators, which take longer than the rest of this for a known version.
+        version = os.path.join(folder, VERSIONS_FOLDER, digest)
         try:
-            status = os.stat(version / MANIFEST_FILE)
+            status = os.stat(os.path.join(version, MANIFEST_FILE))
         except OSError as error:
             raise AdapterLoadError(f"version {digest[:12]} of {folder.name} is missing") from error
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             known = self._versions.get(version)
             if known is None or known[0] != stamp:
-                known = self._versions[version] = (stamp, load_version(version))
+                known = self._versions[version] = (stamp, load_version(Path(version)))
             return known[1]
 
     def _folders(self) -> dict[str, list[Path]]:
@@ -167,9 +171,16 @@ def find_digest(folder: Path, prefix: str) -> str:
     return found[0]
 
 
+def _pointer(folders: Iterable[Path]) -> Pointer | None:
+    for folder in folders:
+        if digests := read_pointer(folder):
+            return folder, digests
+    return None
+
+
 def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+            return [Path(path) for path in sorted(e.path for e in entries if e.is_dir())]
     except OSError:
         return []

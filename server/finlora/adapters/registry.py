@@ -76,17 +76,15 @@ class AdapterRegistry:
 
     def names(self) -> list[str]:
         """Registered names, also of adapters whose files are broken."""
-        return self._catalogue.names()
+        return list(self._catalogue.pointers())
 
     def current(self) -> list[Adapter]:
         """The served version of every name; names with broken files are in `broken`."""
-        found = (self._try_resolve(name) for name in self.names())
-        return [adapter for adapter in found if isinstance(adapter, Adapter)]
+        return [adapter for _, adapter in self._served() if isinstance(adapter, Adapter)]
 
     def broken(self) -> dict[str, AdapterError]:
         """Registered names that cannot be served, and why."""
-        found = ((name, self._try_resolve(name)) for name in self.names())
-        return {name: error for name, error in found if isinstance(error, AdapterError)}
+        return {name: error for name, error in self._served() if isinstance(error, AdapterError)}
 
     def digests(self, name: str) -> list[str]:
         """Digests of the stored versions: the served one first, then earlier ones, then the rest.
@@ -227,11 +225,12 @@ class AdapterRegistry:
                 replace_file(path, content.encode(), staging)
             yield staging
 
-    def _try_resolve(self, name: str) -> Adapter | AdapterError:
-        try:
-            return self.resolve(name)
-        except AdapterError as error:
-            return error
+    def _served(self) -> Iterator[tuple[str, Adapter | AdapterError]]:
+        for name, (folder, digests) in self._catalogue.pointers().items():
+            try:
+                yield name, self._catalogue.version(folder, digests[0])
+            except AdapterError as error:
+                yield name, error
 
     def _pointer(self, name: str) -> tuple[Path, list[str]]:
         pointer = self._catalogue.pointer(name)

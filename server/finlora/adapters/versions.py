@@ -38,7 +38,7 @@ MAX_WEIGHTS_BYTES = 64 * 1024**3
 def read_pointer(folder: Path) -> list[str]:
     """The served digest, then those it replaced, latest first; empty when nothing is served."""
     try:
-        with (folder / POINTER_FILE).open("rb") as file:
+        with open(os.path.join(folder, POINTER_FILE), "rb") as file:
             content = file.read(MAX_POINTER_BYTES)
     except OSError:
         return []
