@@ -30,6 +30,18 @@ def test_answers_without_heavy_imports(arguments: list[str]) -> None:
     assert done.returncode == (0 if arguments and arguments[0].startswith("--") else 2)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_does_not_wait_for_torch(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith(f"usage: finlora {command}")
+    assert "torch" not in done.stderr
+
+
 def test_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "finlora", "--version"], capture_output=True, text=True, check=True

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finlora.bench.plan import Part, Plan, as_json, run
-from finlora.bench.table import table
-from finlora.config import load_settings
+from finlora.bench.plan import Part, Plan
+from finlora.config import Settings, load_settings
 from finlora.flags import ENGINE_SETTINGS, add_settings_flags
 from finlora.usage import Parser
 
@@ -20,7 +19,15 @@ def main(argv: list[str]) -> int:
     settings = load_settings(**{name: options.pop(name) for name in ENGINE_SETTINGS})
     file: Path | None = options.pop("json")
     parts = tuple(options.pop("parts")) or tuple(Part)
-    results = run(settings, Plan(parts=parts, **options), _say)
+    return _measure(settings, Plan(parts=parts, **options), file)
+
+
+def _measure(settings: Settings, plan: Plan, file: Path | None) -> int:
+    # Imported here: they bring torch, which --help and a mistyped option do not need.
+    from finlora.bench.run import as_json, run
+    from finlora.bench.table import table
+
+    results = run(settings, plan, _say)
     Console(width=None if sys.stdout.isatty() else 160).print(table(results))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from finlora.bench.parts import Decode, Memory, Mixed, Prefill
-from finlora.bench.plan import Results
 from finlora.bench.roofline import Rates
+from finlora.bench.run import Results
 from finlora.bench.swap import Swap
 
 Row = tuple[str, str, str]
