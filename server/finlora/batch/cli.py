@@ -25,7 +25,7 @@ CONCURRENCY = 64
 
 
 def main(argv: list[str]) -> int:
-    """Answer a file of requests. 3: some have errors. Raises FinLoRAError."""
+    """Answer a file of requests. 3: some responses are errors. Raises FinLoRAError."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     connection = _connection(args)
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
         if output.num_known:
             view.line(f"goes on after {output.num_known:,} responses")
         tally = asyncio.run(_run(connection, stream, args, output, view))
-        view.line(_summary(tally, args.output))
-    return ExitCode.PARTLY if tally.num_bad else ExitCode.DONE
+        view.line(_summary(tally, output))
+    return ExitCode.PARTLY if output.num_bad else ExitCode.DONE
 
 
 def parser() -> Parser:
@@ -97,10 +97,10 @@ def _opened(path: Path) -> BinaryIO:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _summary(tally: Tally, output: Path) -> str:
+def _summary(tally: Tally, output: ResponseFile) -> str:
     num = tally.num_known + tally.num_new
-    bad = f", {tally.num_bad:,} of the new ones with errors" if tally.num_bad else ""
-    return f"{num:,} responses in {output}{bad}"
+    bad = f", {output.num_bad:,} of them with errors" if output.num_bad else ""
+    return f"{num:,} responses in {output.path}{bad}"
 
 
 def _count(text: str) -> int:

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+import httpx
+
 from finlora.errors import ConfigError, RequestError
 
 
@@ -22,12 +24,27 @@ def refused(custom_id: str | None, error: RequestError) -> dict[str, Any]:
     return {"id": _new_id(), "custom_id": custom_id, "response": None, "error": problem}
 
 
+def problem(line: dict[str, Any]) -> str | None:
+    """What went wrong with a request, for people; None: nothing."""
+    if line["error"] is not None:
+        return str(line["error"]["message"])
+    response = line["response"]
+    if response["status_code"] < httpx.codes.BAD_REQUEST:
+        return None
+    try:
+        reason = response["body"]["error"]["message"]
+    except (KeyError, TypeError):
+        reason = "no reason given"
+    return f"{line['custom_id']}: {response['status_code']}: {reason}"
+
+
 class ResponseFile:
     """Appends lines; knows who has one. Closed, it is durable."""
 
     def __init__(self, path: Path) -> None:
         """Go on behind what is there. Raises ConfigError when that is not a response file."""
         self.path = path
+        self.num_bad = 0  # lines that are no good answers
         self._known: set[str] = set()
         self._pending: list[dict[str, Any]] = []
         self._file = path.open("a+b")
@@ -48,7 +65,7 @@ class ResponseFile:
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep a line for the next `write`."""
-        self._known.add(_key(line))
+        self._count(line)
         self._pending.append(line)
 
     def write(self) -> None:
@@ -75,6 +92,10 @@ class ResponseFile:
         finally:
             self._file.close()
 
+    def _count(self, line: dict[str, Any]) -> None:
+        self._known.add(_key(line))
+        self.num_bad += problem(line) is not None
+
     def _read(self) -> None:
         """Whose lines are there; a last one that a crash cut short is cut off."""
         self._file.seek(0)
@@ -83,7 +104,7 @@ class ResponseFile:
             if not line.endswith(b"\n"):
                 break
             try:
-                self._known.add(_key(json.loads(line)))
+                self._count(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(
                     f"{self.path} exists and is no file of responses; --overwrite replaces it"

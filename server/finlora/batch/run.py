@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from finlora.batch.requests import BatchRequest, Line
-from finlora.batch.responses import ResponseFile, answered, refused
+from finlora.batch.responses import ResponseFile, answered, problem, refused
 from finlora.errors import RemoteError, RequestError
 from finlora.predict.progress import MAX_REPORTED, Standing, View
 from finlora.predict.remote import BUSY, MAX_TRIES, seconds_to_wait
@@ -23,7 +23,7 @@ class Tally:
 
     num_known: int = 0  # before it began
     num_new: int = 0
-    num_bad: int = 0  # of the new ones
+    num_new_bad: int = 0
 
 
 class BatchRun:
@@ -70,12 +70,12 @@ class BatchRun:
 
     def _refusal(self, line: Line) -> dict[str, Any] | None:
         """The response of a request that is not sent."""
-        problem = line.problem
+        error = line.problem
         if line.custom_id in self._seen:
-            problem = RequestError(f"{line.where}: custom_id is there twice", param="custom_id")
+            error = RequestError(f"{line.where}: custom_id is there twice", param="custom_id")
         if line.custom_id is not None:
             self._seen.add(line.custom_id)
-        return None if problem is None else refused(line.custom_id, problem)
+        return None if error is None else refused(line.custom_id, error)
 
     async def _wait(self) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -113,11 +113,11 @@ class BatchRun:
     def _keep(self, line: dict[str, Any]) -> None:
         self._output.add(line)
         self.tally.num_new += 1
-        problem = _problem(line)
-        if problem is not None:
-            self.tally.num_bad += 1
-            if self.tally.num_bad <= MAX_REPORTED:
-                self._view.line(problem)
+        told = problem(line)
+        if told is not None:
+            self.tally.num_new_bad += 1
+            if self.tally.num_new_bad <= MAX_REPORTED:
+                self._view.line(told)
         now = time.monotonic()
         if now - self._written > SECONDS_BETWEEN_WRITES:
             self._written = now
@@ -128,22 +128,8 @@ class BatchRun:
         return Standing(
             num_rows=self.tally.num_known + self.tally.num_new,
             num_new=self.tally.num_new,
-            num_bad=self.tally.num_bad,
+            num_bad=self._output.num_bad,
             fraction=self.fraction,
             first_fraction=0.0,
             seconds=now - self._started,
         )
-
-
-def _problem(line: dict[str, Any]) -> str | None:
-    """What went wrong with a request, for people; None: nothing."""
-    if line["error"] is not None:
-        return str(line["error"]["message"])
-    response = line["response"]
-    if response["status_code"] < httpx.codes.BAD_REQUEST:
-        return None
-    try:
-        reason = response["body"]["error"]["message"]
-    except (KeyError, TypeError):
-        reason = "no reason given"
-    return f"{line['custom_id']}: {response['status_code']}: {reason}"
