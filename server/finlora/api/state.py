@@ -20,6 +20,7 @@ from finlora.adapters.shipped import open_registry
 from finlora.api.facts import build_facts, limits, model_facts
 from finlora.api.grammars import GrammarCache
 from finlora.api.tokens import Vocabulary
+from finlora.bases.imports import import_bitsandbytes
 from finlora.config import Settings
 from finlora.errors import AdapterIncompatibleError, EngineStoppedError, RequestError
 from finlora.metrics import Metrics
@@ -181,6 +182,7 @@ class ServerState:
 
     def _run_engine(self) -> None:
         self.report("importing the libraries")
+        import_bitsandbytes()
         from finlora.engine.async_engine import AsyncEngine
         from finlora.engine.factory import build_engine
         from finlora.engine.grammar_process import CheckedCompiler

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from prometheus_client import CollectorRegistry
 
 from finlora.adapters.label_task import LabelTask
+from finlora.bases.imports import import_bitsandbytes
 from finlora.bases.quiet import quiet_libraries
 from finlora.config import DEFAULT_BASE, Settings, load_settings
 from finlora.errors import ConfigError, FinLoRAError, RequestError
@@ -60,6 +61,7 @@ class Engine:
         self.settings = settings
         quiet_libraries()
         # Not above: the libraries must be quiet first, and a wrong setting need not wait for torch.
+        import_bitsandbytes()
         from finlora.engine.factory import build_engine
 
         self._adapters = Adapters(self.settings)
