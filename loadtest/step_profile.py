@@ -25,9 +25,9 @@ from finlora.bench.driver import Mix, Work
 from finlora.bench.subject import Subject, subject
 from finlora.config import load_settings
 from finlora.engine.grouped_attention import GroupedBatch
+from finlora.engine.llama_layer import LlamaLayer
 from finlora.engine.lora import LoRALinear
 from finlora.engine.native_attention import NativeBatch
-from finlora.engine.native_layer import NativeDecoderLayer
 
 INSTRUCTION_TOKENS, OWN_TOKENS = 25, 36
 MAX_ADAPTERS = 64
@@ -95,9 +95,9 @@ def noted(made: Subject) -> Iterator[Ledger]:
     ledger, runner = Ledger(), made.engine._runner
     model: Any = runner._model
     for layer in model.modules():
-        if isinstance(layer, NativeDecoderLayer):
+        if isinstance(layer, LlamaLayer):
             # In one call nothing could be told apart: what that saves is not in these figures.
-            layer.forward = layer.by_modules  # type: ignore[method-assign]
+            layer._native = None
         if isinstance(layer, LoRALinear):
             slots = layer.layer_slots
             layer.base.forward = ledger.timed(BASE, layer.base.forward)

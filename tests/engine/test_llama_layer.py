@@ -1,14 +1,15 @@
-"""A decoder layer in one call computes what its modules compute, to the last bit."""
+"""A decoder layer in one call, and a last one of few rows, compute what modules compute of all, to
+the last bit."""
 
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finlora.adapters.adapter import Adapter
+from finlora.engine.llama_layer import LlamaLayer
 from finlora.engine.model_runner import ModelRunner
-from finlora.engine.native_layer import NativeDecoderLayer
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import GREEDY, EngineUnderTest
 from tests.engine.test_parity import prompts
@@ -21,10 +22,14 @@ Rows = list[tuple[list[int], Adapter | None]]
 Run = tuple[tuple[int, ...], list[Tensor]]
 
 
-def native_layers(engine: EngineUnderTest) -> list[NativeDecoderLayer]:
+def runner_of(engine: EngineUnderTest) -> ModelRunner:
     runner = engine.recorder._runner
     assert isinstance(runner, ModelRunner)
-    return [m for m in runner._model.modules() if isinstance(m, NativeDecoderLayer)]
+    return runner
+
+
+def own_layers(engine: EngineUnderTest) -> list[LlamaLayer]:
+    return [m for m in runner_of(engine)._model.modules() if isinstance(m, LlamaLayer)]
 
 
 def rows_of(world: World, names: Sequence[str]) -> Rows:
@@ -51,15 +56,15 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return wrapper
 
     for name, method in (("in one call", "_in_one_call"), ("by modules", "by_modules")):
-        original = getattr(NativeDecoderLayer, method)
-        monkeypatch.setattr(NativeDecoderLayer, method, counted(name, original))
+        original = getattr(LlamaLayer, method)
+        monkeypatch.setattr(LlamaLayer, method, counted(name, original))
     return counts
 
 
 @needs_kernels
 # Mistral's tokens see 16 positions; Qwen2's queries, keys and values have biases.
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
-@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 7}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
 def test_one_call_gives_the_bits_of_the_modules(
     worlds: Callable[[str], World],
     make_engine: EngineMaker,
@@ -71,13 +76,14 @@ def test_one_call_gives_the_bits_of_the_modules(
     world = worlds(architecture)
     rows = rows_of(world, WITHOUT_DORA)
     engine = make_engine(world, **settings)
-    assert len(native_layers(engine)) == NUM_LAYERS
+    assert all(layer._native is not None for layer in own_layers(engine))
+    assert len(own_layers(engine)) == NUM_LAYERS
     engine.warm(adapter for _, adapter in rows if adapter is not None)
     num_calls.clear()
     num_calls.update({"in one call": 0, "by modules": 0})
     found = engine.run(rows, cache_salt="found")
     assert num_calls["in one call"] > 0 == num_calls["by modules"]
-    monkeypatch.setattr(NativeDecoderLayer, "_fits", lambda *_: False)
+    monkeypatch.setattr(LlamaLayer, "_fits", lambda *_: False)
     assert_same_bits(found, engine.run(rows, cache_salt="expected"))
     assert num_calls["by modules"] > 0
 
@@ -88,9 +94,10 @@ def test_without_adapters_the_bits_are_the_same_too(
 ) -> None:
     rows = rows_of(llama, ())
     engine = make_engine(llama, max_loras=0)
-    assert len(native_layers(engine)) == NUM_LAYERS
+    assert all(layer._native is not None for layer in own_layers(engine))
+    assert len(own_layers(engine)) == NUM_LAYERS
     found = engine.run(rows, cache_salt="found")
-    monkeypatch.setattr(NativeDecoderLayer, "_fits", lambda *_: False)
+    monkeypatch.setattr(LlamaLayer, "_fits", lambda *_: False)
     assert_same_bits(found, engine.run(rows, cache_salt="expected"))
 
 
@@ -111,21 +118,50 @@ def test_a_step_with_dora_goes_by_modules_and_the_next_one_does_not(
 
 
 @needs_kernels
-@pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
-def test_layers_with_parts_that_have_no_kernel_stay(
-    worlds: Callable[[str], World], make_engine: EngineMaker, architecture: str
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
+def test_the_last_layer_computes_the_rows_that_are_wanted(
+    worlds: Callable[[str], World],
+    make_engine: EngineMaker,
+    architecture: str,
+    settings: dict[str, int],
 ) -> None:
-    assert native_layers(make_engine(worlds(architecture))) == []
+    world = worlds(architecture)
+    rows = rows_of(world, list(world.adapters))
+    engine = make_engine(world, **settings)
+    engine.warm(world.adapters.values())
+    seen: list[int] = []
+    own_layers(engine)[-1].mlp.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].shape[1])
+    )
+    found = engine.run(rows, cache_salt="found")
+    assert 0 < max(seen) <= len(rows) < max(batch.num_tokens for batch in engine.recorder.batches)
+    runner_of(engine)._narrows = False
+    assert_same_bits(found, engine.run(rows, cache_salt="expected"))
+
+
+@needs_kernels
+def test_norms_of_queries_and_keys_have_no_kernel_in_the_one_call(
+    worlds: Callable[[str], World], make_engine: EngineMaker
+) -> None:
+    assert [layer._native for layer in own_layers(make_engine(worlds("qwen3")))] == [None, None]
+
+
+@needs_kernels
+def test_layers_unlike_llamas_stay(
+    worlds: Callable[[str], World], make_engine: EngineMaker
+) -> None:
+    assert own_layers(make_engine(worlds("gemma2"))) == []
 
 
 @pytest.mark.usefixtures("without_kernels")
 def test_without_kernels_nothing_is_replaced(llama: World, make_engine: EngineMaker) -> None:
-    assert native_layers(make_engine(llama)) == []
+    assert own_layers(make_engine(llama)) == []
 
 
 @needs_kernels
 def test_the_parts_keep_their_names(llama: World, make_engine: EngineMaker) -> None:
-    model: nn.Module = make_engine(llama).recorder._runner._model
+    model = runner_of(make_engine(llama))._model
     names = {name for name, _ in model.named_modules()}
     parts = {name for name, _ in llama.load().model.named_modules() if name.endswith(PARTS)}
     assert parts

@@ -40,15 +40,15 @@ class NativeLlamaAttention(nn.Module):
         self.q_norm: nn.Module = getattr(attention, "q_norm", nn.Identity())
         self.k_norm: nn.Module = getattr(attention, "k_norm", nn.Identity())
 
-    def forward(
+    def attend(
         self,
         hidden_states: Tensor,
         *,
         position_embeddings: tuple[Tensor, Tensor],
         attention_batch: NativeBatch,
         **_: object,
-    ) -> tuple[Tensor, None]:
-        """[1, T, hidden] -> the same; angles [1, T, head size]."""
+    ) -> Tensor:
+        """[1, T, hidden] -> [1, T, heads * size], before the output layer; angles [1, T, size]."""
         heads = (hidden_states.shape[1], -1, self.head_dim)
         query: Tensor = self.q_norm(self.q_proj(hidden_states).view(heads))
         key: Tensor = self.k_norm(self.k_proj(hidden_states).view(heads))
@@ -56,8 +56,11 @@ class NativeLlamaAttention(nn.Module):
         cos, sin = position_embeddings
         pool = attention_batch.pools[self.layer_idx]
         rotate_and_store(query, key, value, (cos[0], sin[0]), pool, attention_batch.new_pages)
-        attended = attention_batch.attend(query, pool, self.scores)
-        return self.o_proj(attended.flatten(1)[None]), None
+        return attention_batch.attend(query, pool, self.scores).flatten(1)[None]
+
+    def forward(self, hidden_states: Tensor, **step: Any) -> tuple[Tensor, None]:
+        """[1, T, hidden] -> the same; as transformers' layers call it."""
+        return self.o_proj(self.attend(hidden_states, **step)), None
 
 
 def replace_attention(model: PreTrainedModel) -> int:

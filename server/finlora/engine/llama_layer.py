@@ -1,52 +1,84 @@
-"""A decoder layer in one call, where all of its parts are our own kernels'.
+"""A decoder layer on a packed batch: one call where all of its parts are our own kernels'; the last
+one for no more rows than somebody asked logits of.
 
 With few rows half of a step on a small base is the calling of twenty modules and thirty operations
-in every layer. What is computed is the same, bit by bit.
+in every layer. What is computed is the same either way, bit by bit.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from finlora.engine.compiled_modules import CompiledMLP, CompiledRMSNorm
 from finlora.engine.llama_attention import NativeLlamaAttention
-from finlora.engine.lora import LoRALinear, LoRASlots
+from finlora.engine.lora import LoRASlots
+from finlora.engine.lora_batch import LoRABatch
 from finlora.engine.native_attention import NativeBatch
-from finlora.engine.panel_linear import PanelLinear, max_rows
-from finlora.engine.siblings import Sibling
-from finlora.native.decoder_layer import DecoderLayer, Heads, Linear, Norm, Parts, Step
+from finlora.engine.native_parts import native_parts
+from finlora.engine.packed_linear import StepRows
+from finlora.engine.panel_linear import max_rows
+from finlora.native.decoder_layer import DecoderLayer, Step
 
-LIKE_LLAMA = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer)
+# They differ in their attention.
+LIKE_LLAMA = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 
 
-class NativeDecoderLayer(nn.Module):
-    """As the layer it is made of, whose parts keep their names; borrows the slots."""
+@dataclass(frozen=True, slots=True)
+class WantedRows:
+    """The rows of a step that anybody asked logits of, where there are others too."""
 
-    def __init__(self, layer: Any, native: DecoderLayer, slots: LoRASlots) -> None:
+    index: Tensor  # [n], ascending
+    adapters: LoRABatch | None  # of these rows
+    num_decodes: int  # of them
+
+
+class LlamaLayer(nn.Module):
+    """As the layer it is made of, whose parts keep their names; borrows slots and rows."""
+
+    def __init__(self, layer: Any, slots: LoRASlots, rows: StepRows, *, is_last: bool) -> None:
         super().__init__()
         self.self_attn: NativeLlamaAttention = layer.self_attn
         self.mlp: nn.Module = layer.mlp
         self.input_layernorm: nn.Module = layer.input_layernorm
         self.post_attention_layernorm: nn.Module = layer.post_attention_layernorm
-        self._native = native
-        self._slots = slots
+        parts = native_parts(layer)
+        self._native = None if parts is None else DecoderLayer(parts)
         self._max_rows = max_rows()
+        self._slots = slots
+        self._rows = rows
+        self._is_last = is_last
 
-    def forward(self, hidden_states: Tensor, **step: Any) -> Tensor:
-        """[1, T, hidden] -> the same."""
-        if self._fits(hidden_states.shape[1]):
-            return self._in_one_call(hidden_states[0], **step)[None]
+    def forward(
+        self, hidden_states: Tensor, *, wanted: WantedRows | None = None, **step: Any
+    ) -> Tensor:
+        """[1, T, hidden] -> the same; the last layer's `wanted` rows alone."""
+        if wanted is not None and self._is_last:
+            return self._of_rows(hidden_states, wanted, **step)
+        if self._native is not None and self._fits(hidden_states.shape[1]):
+            return self._in_one_call(self._native, hidden_states[0], **step)[None]
         return self.by_modules(hidden_states, **step)
 
     def by_modules(self, hidden_states: Tensor, **step: Any) -> Tensor:
         """The same by one module after the other."""
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **step)
-        hidden_states = hidden_states + attended
+        attended = self.self_attn.attend(self.input_layernorm(hidden_states), **step)
+        return self._behind_attention(hidden_states, attended)
+
+    def _of_rows(self, hidden_states: Tensor, wanted: WantedRows, **step: Any) -> Tensor:
+        attended = self.self_attn.attend(self.input_layernorm(hidden_states), **step)
+        hidden_states, attended = hidden_states[:, wanted.index], attended[:, wanted.index]
+        if not wanted.index.shape[0]:
+            return hidden_states
+        # What layers are told of a step's rows; behind this one the step has no more.
+        self._slots.batch, self._rows.num_decodes = wanted.adapters, wanted.num_decodes
+        return self._behind_attention(hidden_states, attended)
+
+    def _behind_attention(self, hidden_states: Tensor, attended: Tensor) -> Tensor:
+        hidden_states = hidden_states + self.self_attn.o_proj(attended)
         gated: Tensor = self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states + gated
 
@@ -56,6 +88,7 @@ class NativeDecoderLayer(nn.Module):
 
     def _in_one_call(
         self,
+        native: DecoderLayer,
         rows: Tensor,
         *,
         position_embeddings: tuple[Tensor, Tensor],
@@ -73,73 +106,19 @@ class NativeDecoderLayer(nn.Module):
             attention_batch.spans,
             None if adapters is None else adapters.described,
         )
-        return self._native.run(rows, step)
+        return native.run(rows, step)
 
 
-def replace_layers(model: PreTrainedModel, slots: LoRASlots) -> int:
-    """Put one call in place of each layer like Llama's, after its parts were replaced; how many."""
-    num_replaced = 0
-    for name, layer in list(model.named_modules()):
-        # Of these very classes: one that is made from them may compute something of its own.
-        parts = _parts(layer) if type(layer) in LIKE_LLAMA else None
-        if parts is not None:
-            model.set_submodule(name, NativeDecoderLayer(layer, DecoderLayer(parts), slots))
-            num_replaced += 1
-    return num_replaced
+def replace_layers(model: PreTrainedModel, slots: LoRASlots, rows: StepRows) -> bool:
+    """Put our own in place of each layer like Llama's, after its parts were replaced.
 
-
-class _NoKernelError(Exception):
-    """A part of a layer is not what the kernel computes."""
-
-
-def _parts(layer: Any) -> Parts | None:
-    """What the kernel takes; None: some part is no kernel's."""
-    attention, mlp = layer.self_attn, layer.mlp
-    try:
-        _check(isinstance(attention, NativeLlamaAttention) and isinstance(mlp, CompiledMLP))
-        return Parts(
-            attention_norm=_norm(layer.input_layernorm),
-            query_key_value=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
-            heads=_heads(attention),
-            output=_linear(attention.o_proj),
-            mlp_norm=_norm(layer.post_attention_layernorm),
-            gate_up=_linear(mlp.gate_proj, mlp.up_proj),
-            down=_linear(mlp.down_proj),
-        )
-    except _NoKernelError:
-        return None
-
-
-def _norm(norm: nn.Module) -> Norm:
-    if not isinstance(norm, CompiledRMSNorm) or norm.weight.dtype is not torch.float32:
-        raise _NoKernelError
-    return Norm(norm.weight, norm.eps)
-
-
-def _linear(*layers: nn.Module) -> Linear:
-    """Of a layer, or of all siblings in their order."""
-    joined = [m.joined if isinstance(m, Sibling) else m for m in layers]
-    _check(all(other is joined[0] for other in joined))
-    adapted = joined[0] if isinstance(joined[0], LoRALinear) else None
-    base = joined[0] if adapted is None else adapted.base
-    updates = None if adapted is None else adapted.layer_slots.updates
-    if not isinstance(base, PanelLinear) or (adapted is not None and updates is None):
-        raise _NoKernelError
-    return Linear(base.panels, base.bias, updates)
-
-
-def _heads(attention: NativeLlamaAttention) -> Heads:
-    """Without norms of queries and keys."""
-    _check(isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity))
-    return Heads(
-        attention.num_heads,
-        attention.num_kv_heads,
-        attention.head_dim,
-        attention.scores.window,
-        attention.scores.scaling,
-    )
-
-
-def _check(holds: bool) -> None:
-    if not holds:
-        raise _NoKernelError
+    Whether the last layer gives the wanted rows alone.
+    """
+    # Of these very classes: one that is made from them may compute something of its own.
+    found = [(name, m) for name, m in model.named_modules() if type(m) in LIKE_LLAMA]
+    own = [(n, m) for n, m in found if isinstance(m.self_attn, NativeLlamaAttention)]
+    num_layers: int = model.config.get_text_config().num_hidden_layers
+    for name, layer in own:
+        is_last = layer.self_attn.layer_idx == num_layers - 1
+        model.set_submodule(name, LlamaLayer(layer, slots, rows, is_last=is_last))
+    return len(own) == num_layers

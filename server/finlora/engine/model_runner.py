@@ -1,7 +1,9 @@
 """Runs a scheduled batch through the model: token ids in, logits out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,10 +16,12 @@ from finlora.engine.attention import IMPLEMENTATION, SequenceSpan, paged_attenti
 from finlora.engine.batch import NO_SLOT, Batch, ScheduledSequence
 from finlora.engine.kv_cache import KVCache
 from finlora.engine.llama_attention import replace_attention
+from finlora.engine.llama_layer import WantedRows, replace_layers
 from finlora.engine.lora import LoRASlots
 from finlora.engine.lora_batch import LoRABatch, Segment
-from finlora.engine.native_layer import replace_layers
 from finlora.engine.packed_linear import StepRows
+
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,10 @@ class ModelRunner:
         use_attention(model, IMPLEMENTATION, paged_attention)
         natively = native_attention.fits(model, kv_cache.layout)
         self._build_batch = (native_attention if natively else grouped_attention).build_batch
+        self._narrows = False  # whether the last layer gives the wanted rows alone
         if natively:
             replace_attention(model)
-            replace_layers(model, slots)
+            self._narrows = replace_layers(model, slots, rows)
         self._model = model
         self._kv_cache = kv_cache
         self._slots = slots
@@ -65,7 +70,7 @@ class ModelRunner:
             [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
         )
         rows = _logits_rows(batch)
-        self._slots.batch = _lora_batch(batch)
+        self._slots.batch = _lora_batch(batch, [s.num_tokens for s in batch.sequences])
         self._rows.num_decodes = sum(s.decodes for s in batch.sequences)
         spans = [
             SequenceSpan(s.running.row, s.start, s.num_tokens, s.decodes) for s in batch.sequences
@@ -74,13 +79,24 @@ class ModelRunner:
             input_ids=torch.from_numpy(token_ids).to(device)[None],
             position_ids=torch.from_numpy(positions).to(device)[None],
             use_cache=False,
-            logits_to_keep=torch.from_numpy(np.concatenate(rows)).to(device),
+            **self._kept(batch, rows),
             attention_batch=self._build_batch(self._kv_cache.pools, self._kv_cache.table, spans),
         ).logits[0]
         return _split(batch, logits, [len(r) for r in rows])
 
+    def _kept(self, batch: Batch, rows: Sequence[Rows]) -> dict[str, object]:
+        """How the model is told which rows' logits are wanted."""
+        index = torch.from_numpy(np.concatenate(rows)).to(self._model.device)
+        if not self._narrows:
+            return {"logits_to_keep": index}
+        if len(index) == batch.num_tokens:
+            return {}
+        counts = list(map(len, rows))
+        num_decodes = sum(n for n, s in zip(counts, batch.sequences, strict=True) if s.decodes)
+        return {"wanted": WantedRows(index, _lora_batch(batch, counts), num_decodes)}
 
-def _logits_rows(batch: Batch) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+
+def _logits_rows(batch: Batch) -> list[Rows]:
     """Rows of the packed batch whose logits each sequence needs: all, the last, or none."""
     rows = []
     start = 0
@@ -106,11 +122,12 @@ def _split(batch: Batch, logits: Tensor, num_rows: list[int]) -> BatchLogits:
     return BatchLogits(logits if every_row else logits[next_rows], prompt)
 
 
-def _lora_batch(batch: Batch) -> LoRABatch | None:
-    """The runs of neighbouring rows that share a slot; None when nobody has one."""
-    segments = [
-        Segment(slot, sum(sequence.num_tokens for sequence in sequences))
-        for slot, sequences in groupby(batch.sequences, key=lambda s: s.running.slot)
-    ]
-    adapted = any(segment.slot != NO_SLOT for segment in segments)
-    return LoRABatch(tuple(segments)) if adapted else None
+def _lora_batch(batch: Batch, counts: Sequence[int]) -> LoRABatch | None:
+    """The runs of neighbouring rows that share a slot, `counts` of each sequence; None when nobody
+    has one."""
+    slots = [sequence.running.slot for sequence in batch.sequences]
+    runs = groupby(zip(slots, counts, strict=True), key=itemgetter(0))
+    segments = [Segment(slot, sum(count for _, count in run)) for slot, run in runs]
+    used = tuple(segment for segment in segments if segment.num_rows)
+    adapted = any(segment.slot != NO_SLOT for segment in used)
+    return LoRABatch(used) if adapted else None

@@ -1,0 +1,70 @@
+"""Which decoder layers are made of our own kernels' parts alone, and what these are."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from finlora.engine.compiled_modules import CompiledMLP, CompiledRMSNorm
+from finlora.engine.llama_attention import NativeLlamaAttention
+from finlora.engine.lora import LoRALinear
+from finlora.engine.panel_linear import PanelLinear
+from finlora.engine.siblings import Sibling
+from finlora.native.decoder_layer import Heads, Linear, Norm, Parts
+
+
+class _NoKernelError(Exception):
+    """A part of a layer is not what the kernel computes."""
+
+
+def native_parts(layer: Any) -> Parts | None:
+    """Of a layer like Llama's whose modules were replaced; None: some part has no kernel."""
+    attention, mlp = layer.self_attn, layer.mlp
+    try:
+        _check(isinstance(attention, NativeLlamaAttention) and isinstance(mlp, CompiledMLP))
+        return Parts(
+            attention_norm=_norm(layer.input_layernorm),
+            query_key_value=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            heads=_heads(attention),
+            output=_linear(attention.o_proj),
+            mlp_norm=_norm(layer.post_attention_layernorm),
+            gate_up=_linear(mlp.gate_proj, mlp.up_proj),
+            down=_linear(mlp.down_proj),
+        )
+    except _NoKernelError:
+        return None
+
+
+def _norm(norm: nn.Module) -> Norm:
+    if not isinstance(norm, CompiledRMSNorm) or norm.weight.dtype is not torch.float32:
+        raise _NoKernelError
+    return Norm(norm.weight, norm.eps)
+
+
+def _linear(*layers: nn.Module) -> Linear:
+    """Of a layer, or of all siblings in their order."""
+    joined = [m.joined if isinstance(m, Sibling) else m for m in layers]
+    _check(all(other is joined[0] for other in joined))
+    adapted = joined[0] if isinstance(joined[0], LoRALinear) else None
+    base = joined[0] if adapted is None else adapted.base
+    updates = None if adapted is None else adapted.layer_slots.updates
+    if not isinstance(base, PanelLinear) or (adapted is not None and updates is None):
+        raise _NoKernelError
+    return Linear(base.panels, base.bias, updates)
+
+
+def _heads(attention: NativeLlamaAttention) -> Heads:
+    """Without norms of queries and keys."""
+    _check(isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity))
+    return Heads(
+        attention.num_heads,
+        attention.num_kv_heads,
+        attention.head_dim,
+        attention.scores.window,
+        attention.scores.scaling,
+    )
+
+
+def _check(holds: bool) -> None:
+    if not holds:
+        raise _NoKernelError
