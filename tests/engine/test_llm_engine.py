@@ -184,6 +184,8 @@ def test_a_replaced_adapter_serves_its_requests_to_the_end(
     params = replace(GREEDY, max_tokens=12)
     old = register_folder(llama.registry, "changing", llama.folders["lora"])
     old_tokens = engine.finish_one(PROMPT, old, params).token_ids
+    # What will be new is in RAM: it joins the batch however long files take to be read.
+    engine.warm([llama.adapters["mlp"]])
     in_flight = engine.add(PROMPT, old, params)
     for _ in range(3):
         engine.step()

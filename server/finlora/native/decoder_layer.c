@@ -1,8 +1,9 @@
 /* A decoder layer as Llama has it, in float32 on four-bit weights with the adapters of a batch: one
- * call for what would be twenty of Python's, which on a small base take as long as the products of a
- * few rows.
+ * call for what would be twenty of Python's, which on a small base take as long as the products of
+ * a few rows.
  *
- *     h = x + o(attention(rotated q, k, v of norm(x)))        y = h + down(silu(gate) * up of norm(h))
+ *     h = x + o(attention(rotated q, k, v of norm(x)))
+ *     y = h + down(silu(gate) * up of norm(h))
  *
  * It calls the kernels that the modules call, in the same order: the results are the same bits.
  */
@@ -29,10 +30,10 @@ typedef struct {
 
 typedef struct {
     int64_t num_tokens;
-    const float *cos, *sin;         /* [num_tokens, head_size] */
-    float *pool;                    /* this layer's keys and values, as finlora_attention takes them */
-    const int64_t *new_pages;       /* [num_tokens] */
-    const int64_t *table, *spans;   /* as finlora_attention takes them */
+    const float *cos, *sin;       /* [num_tokens, head_size] */
+    float *pool;                  /* this layer's keys and values, as finlora_attention reads them */
+    const int64_t *new_pages;     /* [num_tokens] */
+    const int64_t *table, *spans; /* as finlora_attention takes them */
     int64_t table_stride, num_spans;
     const int64_t *segments; /* as finlora_lora takes them */
     int64_t num_segments;
@@ -46,9 +47,9 @@ static void add(const float *from, const float *other, int64_t other_stride, int
 #pragma omp parallel for num_threads(num_threads) if (num_rows * size >= MIN_PARALLEL)
     for (int64_t row = 0; row < num_rows; row++)
         for (int64_t i = 0; i < size; i += LANES)
-            store(to, row * size + i,
-                  _mm256_add_ps(load(from, row * size + i, 0), load(other, row * other_stride + i, 0)),
-                  0);
+            _mm256_storeu_ps(to + row * size + i,
+                             _mm256_add_ps(_mm256_loadu_ps(from + row * size + i),
+                                           _mm256_loadu_ps(other + row * other_stride + i)));
 }
 
 /* y = x W^T + bias, and the adapters' updates. */

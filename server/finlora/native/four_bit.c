@@ -44,8 +44,8 @@ INLINE __m256i codes_at(const four_bit_weight *w, int64_t panel, int64_t in_feat
 }
 
 /* Input features [begin, end) of a panel, each as its 16 outputs, `stride` apart. */
-INLINE void dequantize(const four_bit_weight *w, int64_t panel, int64_t begin, int64_t end, float *out,
-                       int64_t stride)
+INLINE void dequantize(const four_bit_weight *w, int64_t panel, int64_t begin, int64_t end,
+                       float *out, int64_t stride)
 {
     const code_book book = code_book_of(w->code_book);
     for (int64_t k = begin; k < end;) {
@@ -98,8 +98,8 @@ INLINE void transpose_codes(const uint8_t *codes, __m128i out[CODES])
 
 /* Output features [begin, end) of whole panels, each as 16 input features from `in_feature` on,
  * which lie in one block. */
-INLINE void dequantize_across(const four_bit_weight *w, int64_t in_feature, int64_t begin, int64_t end,
-                              float *out)
+INLINE void dequantize_across(const four_bit_weight *w, int64_t in_feature, int64_t begin,
+                              int64_t end, float *out)
 {
     const code_book book = code_book_of(w->code_book);
     for (int64_t panel = begin / PANEL; panel < end / PANEL; panel++, out += PANEL * PANEL) {
@@ -170,8 +170,8 @@ INLINE void multiply_few(const four_bit_weight *w, int64_t panel, int count, row
 }
 
 /* The same for up to ROWS rows, or, `across`, y = x W, which may be added to what y holds. */
-INLINE void multiply_many(const four_bit_weight *w, int64_t number, int across, int64_t count, rows r,
-                          int64_t num_features, int adds)
+INLINE void multiply_many(const four_bit_weight *w, int64_t number, int across, int64_t count,
+                          rows r, int64_t num_features, int adds)
 {
     float weights[DEPTH * PANEL] __attribute__((aligned(64)));
     for (int64_t begin = 0; begin < num_features; begin += DEPTH, r.x += DEPTH) {
@@ -209,7 +209,8 @@ void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t 
                               const float *low, const float *columns, int64_t num_ranks, float *y,
                               int num_threads)
 {
-    const operands o = {x, low, columns, num_rows, w->in_features, num_ranks, y, w->out_features, 0};
+    const operands o = {x, low, columns, num_rows, w->in_features, num_ranks,
+                        y, w->out_features, 0};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
     for (int64_t i = 0; i < w->out_features / PANEL; i++)
         multiply_panel(w, i, 0, &o);
@@ -221,7 +222,8 @@ void finlora_four_bit_product_back(const four_bit_weight *w, const float *y, int
                                    const float *low, const float *columns, int64_t num_ranks,
                                    float *x, int adds, int num_threads)
 {
-    const operands o = {y, low, columns, num_rows, w->out_features, num_ranks, x, w->in_features, adds};
+    const operands o = {y, low, columns, num_rows, w->out_features, num_ranks,
+                        x, w->in_features, adds};
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
     for (int64_t i = 0; i < w->in_features / PANEL; i++)
         multiply_panel(w, i, 1, &o);
