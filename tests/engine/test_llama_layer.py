@@ -55,7 +55,7 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return wrapper
 
-    for name, method in (("in one call", "_in_one_call"), ("by modules", "by_modules")):
+    for name, method in (("in one call", "_in_one_call"), ("by modules", "_by_modules")):
         original = getattr(LlamaLayer, method)
         monkeypatch.setattr(LlamaLayer, method, counted(name, original))
     return counts

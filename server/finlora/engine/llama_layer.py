@@ -61,9 +61,9 @@ class LlamaLayer(nn.Module):
             return self._of_rows(hidden_states, wanted, **step)
         if self._native is not None and self._fits(hidden_states.shape[1]):
             return self._in_one_call(self._native, hidden_states[0], **step)[None]
-        return self.by_modules(hidden_states, **step)
+        return self._by_modules(hidden_states, **step)
 
-    def by_modules(self, hidden_states: Tensor, **step: Any) -> Tensor:
+    def _by_modules(self, hidden_states: Tensor, **step: Any) -> Tensor:
         """The same by one module after the other."""
         attended = self.self_attn.attend(self.input_layernorm(hidden_states), **step)
         return self._behind_attention(hidden_states, attended)

@@ -70,6 +70,7 @@ class ModelRunner:
             [np.arange(s.start, s.start + s.num_tokens) for s in batch.sequences]
         )
         rows = _logits_rows(batch)
+        counts = list(map(len, rows))
         self._slots.batch = _lora_batch(batch, [s.num_tokens for s in batch.sequences])
         self._rows.num_decodes = sum(s.decodes for s in batch.sequences)
         spans = [
@@ -79,19 +80,18 @@ class ModelRunner:
             input_ids=torch.from_numpy(token_ids).to(device)[None],
             position_ids=torch.from_numpy(positions).to(device)[None],
             use_cache=False,
-            **self._kept(batch, rows),
+            **self._kept(batch, rows, counts),
             attention_batch=self._build_batch(self._kv_cache.pools, self._kv_cache.table, spans),
         ).logits[0]
-        return _split(batch, logits, [len(r) for r in rows])
+        return _split(batch, logits, counts)
 
-    def _kept(self, batch: Batch, rows: Sequence[Rows]) -> dict[str, object]:
-        """How the model is told which rows' logits are wanted."""
+    def _kept(self, batch: Batch, rows: Sequence[Rows], counts: Sequence[int]) -> dict[str, object]:
+        """How the model is told which rows' logits are wanted, `counts` of each sequence."""
         index = torch.from_numpy(np.concatenate(rows)).to(self._model.device)
         if not self._narrows:
             return {"logits_to_keep": index}
         if len(index) == batch.num_tokens:
             return {}
-        counts = list(map(len, rows))
         num_decodes = sum(n for n, s in zip(counts, batch.sequences, strict=True) if s.decodes)
         return {"wanted": WantedRows(index, _lora_batch(batch, counts), num_decodes)}
 
