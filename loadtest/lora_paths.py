@@ -12,9 +12,11 @@ from unittest.mock import patch
 
 import torch
 
-from finlora.engine.lora import MAX_PRODUCTS_PER_MATMUL, LoRALayerSlots, LoRAWeights
+from finlora.engine.lora import LoRALayerSlots
 from finlora.engine.lora_batch import LoRABatch, Segment
+from finlora.engine.lora_weights import LoRAWeights
 from finlora.engine.siblings import LayerGroup
+from finlora.engine.stacked_slots import MAX_PRODUCTS_PER_MATMUL
 from finlora.model import best_dtype
 from finlora.native import library
 
@@ -69,10 +71,10 @@ def slots_by_way(
 
 @torch.inference_mode()
 def microseconds(
-    layer: LoRALayerSlots, group: LayerGroup, num_rows: int, dtype: torch.dtype
+    layer: LoRALayerSlots, group: LayerGroup, num_adapters: int, num_rows: int, dtype: torch.dtype
 ) -> float:
     """Median time of one application to the rows of all slots."""
-    batch = spread(num_rows, len(layer._widths))
+    batch = spread(num_rows, num_adapters)
     x = torch.randn(num_rows, group.in_features, dtype=dtype)
     y = torch.zeros(num_rows, sum(group.out_features), dtype=dtype)
     times = []
@@ -91,7 +93,10 @@ def main() -> int:
     sys.stdout.write(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n")
     for group, num_rows, num_adapters, rank in product(GROUPS, NUM_ROWS, NUM_ADAPTERS, RANKS):
         layers = slots_by_way(group, num_adapters, rank, dtype)
-        times = {way: microseconds(layer, group, num_rows, dtype) for way, layer in layers.items()}
+        times = {
+            way: microseconds(layer, group, num_adapters, num_rows, dtype)
+            for way, layer in layers.items()
+        }
         names = ", ".join(name.removesuffix("_proj") for name in group.names)
         measured = (f"{times[way]:.0f}" if way in times else "-" for way in ways)
         cells = (names, str(num_rows), str(num_adapters), str(rank), *measured)

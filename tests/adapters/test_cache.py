@@ -29,12 +29,26 @@ class Weights:
 
 
 @dataclass
+class Slots:
+    """Remember who was written where."""
+
+    borrows: bool
+    names: dict[int, str] = field(default_factory=dict)
+
+    def write(self, slot: int, weights: Weights) -> None:
+        self.names[slot] = weights.name
+
+    def clear(self, slot: int) -> None:
+        del self.names[slot]
+
+
+@dataclass
 class Harness:
     """A cache whose disk and slots are visible to the test."""
 
     max_loras: int = 2
+    borrows: bool = False
     loads: list[str] = field(default_factory=list)
-    slots: dict[int, str] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -42,9 +56,10 @@ class Harness:
 
     def __post_init__(self) -> None:
         self.gate.set()
+        self.slots = Slots(self.borrows)
         self.cache: AdapterCache[Weights] = AdapterCache(
             self._load,
-            self._write,
+            self.slots,
             max_loras=self.max_loras,
             max_bytes=25,
             observer=self,
@@ -59,9 +74,6 @@ class Harness:
         if adapter.name == "odd":
             raise ZeroDivisionError
         return Weights(adapter.name)
-
-    def _write(self, slot: int, weights: Weights) -> None:
-        self.slots[slot] = weights.name
 
     def adapter_loaded(self, adapter: str, tier: str, seconds: float) -> None:
         self.events.append(f"{adapter} in {tier}")
@@ -82,7 +94,7 @@ class Harness:
 
     def slot_of(self, name: str) -> str | None:
         slot = self.cache.acquire(make_adapter(name))
-        return None if slot is None else self.slots[slot]
+        return None if slot is None else self.slots.names[slot]
 
 
 @pytest.fixture
@@ -90,6 +102,15 @@ def harness() -> Iterator[Harness]:
     harness = Harness()
     yield harness
     harness.gate.set()
+    harness.cache.close()
+    harness.cache.check_idle()
+
+
+@pytest.fixture
+def borrowing() -> Iterator[Harness]:
+    """A cache whose slots read adapters in RAM."""
+    harness = Harness(borrows=True)
+    yield harness
     harness.cache.close()
     harness.cache.check_idle()
 
@@ -112,7 +133,7 @@ def test_the_least_recently_used_slot_is_taken(harness: Harness) -> None:
     for name in ("a", "b", "a", "c"):
         assert harness.slot_of(name) == name
         harness.cache.release(make_adapter(name))
-    assert sorted(harness.slots.values()) == ["a", "c"]
+    assert sorted(harness.slots.names.values()) == ["a", "c"]
 
 
 def test_pinned_slots_are_never_taken(harness: Harness) -> None:
@@ -122,7 +143,7 @@ def test_pinned_slots_are_never_taken(harness: Harness) -> None:
     assert harness.slot_of("c") is None
     harness.cache.release(make_adapter("b"))
     assert harness.slot_of("c") == "c"
-    assert sorted(harness.slots.values()) == ["a", "c"]
+    assert sorted(harness.slots.names.values()) == ["a", "c"]
     harness.cache.release(make_adapter("a"))
     harness.cache.release(make_adapter("c"))
 
@@ -166,6 +187,20 @@ def test_a_slot_that_holds_the_only_copy_of_a_held_version_is_not_taken(harness:
     harness.cache.release(make_adapter("c"))
 
 
+def test_what_a_slot_borrows_stays_in_ram_as_long_as_it_does(borrowing: Harness) -> None:
+    borrowing.load("a", "b")
+    for name in ("a", "b"):
+        assert borrowing.slot_of(name) == name
+        borrowing.cache.release(make_adapter(name))
+    borrowing.load("c", "d")
+    borrowing.load("e")  # 30 bytes of 25, and room is made by what is in no slot
+    assert borrowing.cache.resident_names == {"slot": ["a", "b"], "ram": ["a", "b", "e"]}
+    borrowing.cache.want([])
+    assert borrowing.slot_of("e") == "e"
+    borrowing.cache.release(make_adapter("e"))
+    assert borrowing.cache.resident_names == {"slot": ["b", "e"], "ram": ["b", "e"]}
+
+
 @pytest.mark.parametrize("name", ["bad", "odd"])
 def test_a_failed_load_is_told_once_and_can_be_tried_again(harness: Harness, name: str) -> None:
     harness.broken.add("bad")
@@ -189,7 +224,7 @@ def test_a_slot_is_not_lost_when_the_copy_fails(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.cache, "_write", fail)
+        patch.setattr(harness.slots, "write", fail)
         with pytest.raises(MemoryError):
             harness.slot_of("a")
     assert harness.slot_of("a") == "a"
@@ -293,6 +328,7 @@ class TestAdministration:
         assert [r.name for r in harness.cache.residents()] == ["b"]
         assert harness.cache.ram_bytes == 10
         assert harness.events[-2:] == ["a out of ram", "a out of slot"]
+        assert harness.slots.names == {}
         harness.cache.check_idle()
 
     def test_what_loads_is_not_evicted(self, harness: Harness) -> None:

@@ -17,18 +17,20 @@ KINDS: dict[str, dict[str, Any]] = {
                  "alpha_pattern": {"q_proj": 4}},
     "queries": {"r": 3, "target_modules": ["q_proj", "v_proj"]},
     "mlp": {"r": 32, "lora_alpha": 16, "target_modules": MLP},
+    "lora-bf16": {"r": 5, "lora_alpha": 20},
 }  # fmt: skip
+IN_BFLOAT16 = ("lora-bf16",)  # is what they are stored in, as finlora-train does
 
 
 def make_zoo(base: Path, folder: Path) -> dict[str, Path]:
     """A folder for each kind."""
     return {
-        name: _tame(save_adapter(base, folder / name, seed=i, **options))
+        name: _tame(save_adapter(base, folder / name, seed=i, **options), name in IN_BFLOAT16)
         for i, (name, options) in enumerate(KINDS.items())
     }
 
 
-def _tame(folder: Path) -> Path:
+def _tame(folder: Path, in_bfloat16: bool) -> Path:
     """Small updates, and DoRA magnitudes that are not the norms they start as."""
     generator = torch.Generator().manual_seed(7)
     tensors = read_tensors(folder)
@@ -37,5 +39,7 @@ def _tame(folder: Path) -> Path:
             tensor *= 0.3
         if "magnitude" in key:
             tensor *= 1 + 0.2 * torch.rand(tensor.shape, generator=generator)
+    if in_bfloat16:
+        tensors = {key: tensor.bfloat16() for key, tensor in tensors.items()}
     write_tensors(folder, tensors)
     return folder

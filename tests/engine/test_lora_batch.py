@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finlora.engine.batch import NO_SLOT
-from finlora.engine.lora import MAX_PRODUCTS_PER_MATMUL, LoRALayerSlots, LoRAWeights
 from finlora.engine.lora_batch import LoRABatch, Run, Segment
+from finlora.engine.lora_weights import LoRAWeights
 from finlora.engine.siblings import LayerGroup
+from finlora.engine.stacked_slots import MAX_PRODUCTS_PER_MATMUL, StackedSlots
 
 GROUP = LayerGroup(("q_proj", "k_proj"), 6, (5, 3))
 # Ranks of both layers in each slot; 0: the adapter leaves the layer alone. The last is never used.
@@ -41,9 +42,9 @@ def weights(slot: int) -> list[LoRAWeights | None]:
     ]
 
 
-def layer_slots() -> LoRALayerSlots:
+def stacked_slots() -> StackedSlots:
     """All slots but the last are filled; what nobody filled holds no numbers."""
-    slots = LoRALayerSlots(GROUP, len(RANKS), 4, torch.float32, "cpu")
+    slots = StackedSlots(GROUP, len(RANKS), 4, torch.float32, "cpu")
     slots._a.fill_(torch.nan)
     slots._b.fill_(torch.nan)
     for slot in range(len(RANKS) - 1):
@@ -69,13 +70,13 @@ def expected(x: Tensor, y: Tensor, batch: Sequence[Segment]) -> Tensor:
 def test_every_row_gets_its_own_adapter(limit: int, batch: list[Segment]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MAX_PRODUCTS_PER_MATMUL, torch.float32, limit)
-        slots = layer_slots()
+        slots = stacked_slots()
     num_rows = sum(segment.num_rows for segment in batch)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(num_rows, GROUP.in_features, generator=generator)
     y = torch.randn(num_rows, sum(GROUP.out_features), generator=generator)
     wanted = expected(x, y, batch)
-    slots.apply(x, y, None, LoRABatch(tuple(batch)))
+    slots.add(x, y, LoRABatch(tuple(batch)))
     torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -110,13 +111,13 @@ def test_an_even_batch_is_a_stack_as_it_lies() -> None:
 
 
 def test_a_copy_of_sparse_slots_follows_what_is_written() -> None:
-    slots = layer_slots()
+    slots = stacked_slots()
     slots._max_cost = 10**9
     batch = (Segment(0, 1), Segment(6, 1))
     x = torch.ones(2, GROUP.in_features)
     for slot in (0, 3):
         slots.write(6, weights(slot))
         y = torch.zeros(2, sum(GROUP.out_features))
-        slots.apply(x, y, None, LoRABatch(batch))
+        slots.add(x, y, LoRABatch(batch))
         wanted = expected(x, torch.zeros_like(y), (Segment(0, 1), Segment(slot, 1)))
         torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-5)

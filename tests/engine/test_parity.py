@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from finlora.engine.lora import MAX_PRODUCTS_PER_MATMUL
+from finlora.engine.stacked_slots import MAX_PRODUCTS_PER_MATMUL
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import GREEDY
 from tests.tiny_models import ARCHITECTURES

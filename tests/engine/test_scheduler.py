@@ -20,7 +20,7 @@ from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.scheduler import MAX_OVERTAKEN, Scheduler
 from finlora.engine.structured import ChoiceTree
 from finlora.errors import AdapterLoadError
-from tests.adapters.test_cache import Weights, make_adapter
+from tests.adapters.test_cache import Slots, Weights, make_adapter
 from tests.engine.requests import make_request
 
 LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, dtype=torch.float32)
@@ -56,7 +56,7 @@ class Engine:
         self.loaded = threading.Event()
         self.adapters: AdapterCache[Weights] = AdapterCache(
             self.load,
-            lambda slot, weights: None,
+            Slots(borrows=False),
             max_loras=self.max_loras,
             max_bytes=1000,
             observer=Silent(),

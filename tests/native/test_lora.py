@@ -1,7 +1,7 @@
 """The compiled updates of mixed adapters against the formula in float64."""
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ from tests.native.kernels import needs_kernels, threads
 pytestmark = needs_kernels
 
 FLOAT, HALF = torch.float32, torch.bfloat16
-NUM_SLOTS, MAX_RANKS = 4, 40
+NUM_SLOTS = 4
 
 
 class Slots:
-    """Random adapters of some layers; what no adapter owns is not a number."""
+    """Random adapters of some layers."""
 
     def __init__(
         self,
@@ -27,33 +27,31 @@ class Slots:
         out_features: Sequence[int],
         ranks: Sequence[Sequence[int]],
         dtype: torch.dtype = FLOAT,
+        weights: torch.dtype | None = None,
     ) -> None:
-        generator = torch.Generator().manual_seed(0)
+        """`ranks` of each layer, by slot; the rows' type, and the weights' where it is another."""
         self.out_features = out_features
-        self.ranks = ranks  # of each layer, by slot
-        self.a = torch.full((NUM_SLOTS, MAX_RANKS, in_features), torch.nan, dtype=dtype)
-        self.b = torch.full((NUM_SLOTS, MAX_RANKS, sum(out_features)), torch.nan, dtype=dtype)
-        self.updates = SlotUpdates(self.a, self.b, out_features)
-        for slot, own in enumerate(ranks):
-            self.updates.set_ranks(slot, list(accumulate(own)))
-            for rows, columns in self.parts(slot):
-                for tensor, place in ((self.a, slice(None)), (self.b, columns)):
-                    part = tensor[slot, rows, place]
-                    part.copy_(torch.randn(part.shape, generator=generator))
-
-    def parts(self, slot: int) -> list[tuple[slice, slice]]:
-        """Ranks and columns of each layer."""
-        ranks = [slice(*ends) for ends in pairwise([0, *accumulate(self.ranks[slot])])]
-        columns = [slice(*ends) for ends in pairwise([0, *accumulate(self.out_features)])]
-        return list(zip(ranks, columns, strict=True))
+        self.layers = [
+            [
+                (rows(rank, in_features, weights or dtype), rows(rank, width, weights or dtype))
+                if rank
+                else None
+                for rank, width in zip(own, out_features, strict=True)
+            ]
+            for own in ranks
+        ]
+        self.updates = SlotUpdates(NUM_SLOTS, in_features, out_features, dtype)
+        for slot, layers in enumerate(self.layers):
+            self.updates.put(slot, layers)
 
     def expected(self, x: Tensor, y: Tensor, segments: Sequence[Sequence[int]]) -> Tensor:
         out = y.double()
         for slot, row, count in segments:
-            rows = slice(row, row + count)
-            for ranks, columns in self.parts(slot):
-                a, b = self.a[slot, ranks].double(), self.b[slot, ranks, columns].double()
-                out[rows, columns] += x[rows].double() @ a.T @ b
+            part = x[row : row + count].double()
+            sums = out[row : row + count].split(list(self.out_features), 1)
+            for layer, own in zip(self.layers[slot], sums, strict=True):
+                if layer is not None:
+                    own += part @ layer[0].double().T @ layer[1].double()
         return out
 
 
@@ -69,6 +67,7 @@ def rows(num_rows: int, features: int, dtype: torch.dtype = FLOAT) -> Tensor:
         st.lists(st.integers(0, 13), min_size=3, max_size=3), min_size=NUM_SLOTS, max_size=NUM_SLOTS
     ),
     segments=st.lists(st.tuples(st.integers(-1, 3), st.integers(1, 37)), max_size=6),
+    weights=st.sampled_from([FLOAT, HALF]),
     num_threads=st.integers(1, 2),
 )
 def test_any_batch(
@@ -76,9 +75,11 @@ def test_any_batch(
     out_features: list[int],
     own_ranks: list[list[int]],
     segments: list[tuple[int, int]],
+    weights: torch.dtype,
     num_threads: int,
 ) -> None:
-    slots = Slots(in_features, out_features, [r[: len(out_features)] for r in own_ranks])
+    ranks = [own[: len(out_features)] for own in own_ranks]
+    slots = Slots(in_features, out_features, ranks, weights=weights)
     ends = list(accumulate(count for _, count in segments))
     described = [
         (slot, end - count, count)
@@ -109,6 +110,29 @@ def test_half_precision_rounds_the_result_alone() -> None:
     expected = slots.expected(x, y, segments)
     slots.updates.add(x, y, torch.tensor(segments))
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
+
+
+def test_weights_in_half_precision_give_the_bits_of_the_same_numbers_in_single() -> None:
+    slots = Slots(64, [24, 16], [[8, 3]] * NUM_SLOTS, weights=HALF)
+    segments = torch.tensor([(1, 0, 9), (3, 9, 2)])
+    x, narrow = rows(11, 64), torch.zeros(11, 40)
+    slots.updates.add(x, narrow, segments)
+    for slot, layers in enumerate(slots.layers):
+        slots.updates.put(slot, [(pair[0].float(), pair[1].float()) for pair in layers if pair])
+    wide = torch.zeros(11, 40)
+    slots.updates.add(x, wide, segments)
+    assert torch.equal(narrow, wide)
+
+
+def test_a_slot_keeps_the_last_adapter_that_was_put_there() -> None:
+    slots = Slots(64, [8, 16], [[2, 2]] * NUM_SLOTS)
+    other = (rows(5, 64), rows(5, 16))
+    slots.layers[2] = [None, other]
+    slots.updates.put(2, [None, (other[0].clone(), other[1].clone())])  # nobody else holds these
+    x, y = rows(3, 64), rows(3, 24)
+    expected = slots.expected(x, y, [(2, 0, 3)])
+    slots.updates.add(x, y, torch.tensor([(2, 0, 3)]))
+    torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])

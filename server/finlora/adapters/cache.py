@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.loader import AdapterLoader
-from finlora.adapters.residency import CacheObserver, ResidentAdapter, Sized
+from finlora.adapters.residency import AdapterSlots, CacheObserver, ResidentAdapter, Sized
 from finlora.errors import AdapterConflictError, AdapterError, FinLoRAError
 
 Weights = TypeVar("Weights", bound=Sized)
@@ -34,7 +34,7 @@ class AdapterCache(Generic[Weights]):
     def __init__(
         self,
         load: Callable[[Adapter], Weights],
-        write: Callable[[int, Weights], None],
+        slots: AdapterSlots[Weights],
         *,
         max_loras: int,
         max_bytes: int,
@@ -44,7 +44,7 @@ class AdapterCache(Generic[Weights]):
         self.max_loras = max_loras
         self.on_loaded = on_loaded
         self._loader = AdapterLoader(load, lambda: self.on_loaded())
-        self._write = write
+        self._places = slots
         self._max_bytes = max_bytes
         self._observer = observer
         self._ram: OrderedDict[str, Weights] = OrderedDict()
@@ -136,7 +136,9 @@ class AdapterCache(Generic[Weights]):
         if digest in self._ram:
             self._drop_from_ram(digest)
         if digest in self._slots:
-            self._free_slots.append(self._slots.pop(digest))
+            slot = self._slots.pop(digest)
+            self._places.clear(slot)
+            self._free_slots.append(slot)
             self._left(digest, "slot")
 
     def abandon_loads(self, error: FinLoRAError) -> None:
@@ -250,7 +252,7 @@ class AdapterCache(Generic[Weights]):
             return False
         started = time.perf_counter()
         try:
-            self._write(slot, self._ram[digest])
+            self._places.write(slot, self._ram[digest])
         except BaseException:
             self._free_slots.append(slot)
             raise
@@ -258,6 +260,7 @@ class AdapterCache(Generic[Weights]):
         self._observer.adapter_loaded(self._versions[digest].name, "slot", seconds)
         self._ram.move_to_end(digest)
         self._slots[digest] = slot
+        self._trim_ram()  # what another adapter had borrowed may go now
         return True
 
     def _take_slot(self) -> int | None:
@@ -276,6 +279,8 @@ class AdapterCache(Generic[Weights]):
             del self._versions[digest]
 
     def _may_leave_ram(self, digest: str) -> bool:
+        if digest in self._slots and self._places.borrows:
+            return False
         pinned_here = digest in self._pinned and digest not in self._slots
         return not (pinned_here or digest in self._wanted or digest in self._holds)
 

@@ -1,7 +1,7 @@
 """What is said of adapters in memory: their size, their moves, where a version is."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 
 class Sized(Protocol):
@@ -11,6 +11,24 @@ class Sized(Protocol):
     def num_bytes(self) -> int:
         """Bytes in RAM."""
         ...
+
+
+Weights = TypeVar("Weights", contravariant=True)
+
+
+class AdapterSlots(Protocol[Weights]):
+    """Places from which the engine applies adapters."""
+
+    @property
+    def borrows(self) -> bool:
+        """Whether a slot reads weights where they lie in RAM, instead of holding a copy."""
+        ...
+
+    def write(self, slot: int, weights: Weights) -> None:
+        """Put an adapter into a slot, in place of whatever was there."""
+
+    def clear(self, slot: int) -> None:
+        """Let go of what is in a slot."""
 
 
 class CacheObserver(Protocol):

@@ -1,7 +1,7 @@
 """Adapter weights become tensors here, or are refused with the reason. Knows no registry."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,12 +43,12 @@ class LoRALayer:
         """Rank of the update."""
         return self.a.shape[0]
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """Every tensor of the layer."""
-        yield self.a
-        yield self.b
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor of the layer, by its role."""
+        yield "a", self.a
+        yield "b", self.b
         if self.magnitude is not None:
-            yield self.magnitude
+            yield "magnitude", self.magnitude
 
 
 def max_weights_bytes(spec: BaseSpec, max_rank: int) -> int:
@@ -83,6 +83,7 @@ def parse_weights(
         for module, shape in spec.linear_layers.items()
         if module in modules
     }
+    _check_numbers(layers)
     _check_effect(layers.values())
     return layers
 
@@ -169,7 +170,7 @@ def _layer(
             f"is {rank}"
         )
     for role, role_shape in expected.items():
-        _check_tensor(f"{module}: {role.upper()}", parts[role], role_shape)
+        _check_shape(f"{module}: {role.upper()}", parts[role], role_shape)
     magnitude = parts.get("magnitude")
     if magnitude is not None and not bool((magnitude > 0).all()):
         raise AdapterLoadError(f"{module}: DoRA magnitudes must be positive")
@@ -180,15 +181,36 @@ def _role_names(roles: Iterable[str]) -> str:
     return ", ".join(sorted(role.upper() for role in roles))
 
 
-def _check_tensor(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+def _check_shape(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise AdapterIncompatibleError(
             f"{what} has shape {list(tensor.shape)}; this base needs {list(shape)}"
         )
-    if not bool(tensor.isfinite().all()):
-        raise AdapterLoadError(f"{what} holds values that are not finite (NaN or infinity)")
-    if not bool((tensor.abs() <= LARGEST_VALUE).all()):
-        raise AdapterLoadError(f"{what} holds values beyond {LARGEST_VALUE:.0f}")
+
+
+def _check_numbers(layers: Mapping[str, LoRALayer]) -> None:
+    """All at once, and one by one where that fails: the calls for 400 tensors take 30 ms."""
+    named = {
+        f"{module}: {role.upper()}": tensor
+        for module, layer in layers.items()
+        for role, tensor in layer.tensors()
+    }
+    by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in named.values():
+        by_type.setdefault(tensor.dtype, []).append(tensor.flatten())
+    if all(_is_within_bounds(torch.cat(flat)) for flat in by_type.values()):
+        return
+    for what, tensor in named.items():
+        if not bool(tensor.isfinite().all()):
+            raise AdapterLoadError(f"{what} holds values that are not finite (NaN or infinity)")
+        if not _is_within_bounds(tensor):
+            raise AdapterLoadError(f"{what} holds values beyond {LARGEST_VALUE:.0f}")
+
+
+def _is_within_bounds(tensor: torch.Tensor) -> bool:
+    """Neither is true of NaN, which `aminmax` hands on."""
+    least, largest = tensor.aminmax()
+    return float(least) >= -LARGEST_VALUE and float(largest) <= LARGEST_VALUE
 
 
 def _check_effect(layers: Iterable[LoRALayer]) -> None:

@@ -18,8 +18,9 @@ from finlora.engine.compiled_modules import compile_modules
 from finlora.engine.golden import GoldenCheck
 from finlora.engine.kv_cache import KVCache, KVLayout
 from finlora.engine.llm_engine import EngineParts, LLMEngine
-from finlora.engine.lora import AdapterWeights, LoRALinear, LoRASlots
+from finlora.engine.lora import LoRALinear, LoRASlots
 from finlora.engine.lora_loader import LoRALoader, squared_row_norms
+from finlora.engine.lora_weights import AdapterWeights
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
 from finlora.engine.output_layer import replace_output_layer
@@ -129,7 +130,7 @@ def _adapter_cache(
 ) -> AdapterCache[AdapterWeights]:
     return AdapterCache(
         loader,
-        slots.write,
+        slots,
         max_loras=settings.max_loras,
         max_bytes=settings.adapter_cache_bytes,
         observer=LoggedAdapters(metrics),

@@ -16,7 +16,8 @@ from finlora.engine import observed
 from finlora.engine.batch import Batch
 from finlora.engine.choice_sampler import Answer, begin_choice, next_tokens
 from finlora.engine.detokenizer import Detokenizer
-from finlora.engine.lora import AdapterWeights, LoRASlots
+from finlora.engine.lora import LoRASlots
+from finlora.engine.lora_weights import AdapterWeights
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import BatchLogits, ModelRunner
 from finlora.engine.outputs import emit, finish_reason

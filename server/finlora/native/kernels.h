@@ -13,12 +13,19 @@ typedef struct {
     int64_t in_features, out_features, block_size;
 } four_bit_weight;
 
-/* Adapters of layers that read the same input; lora.c tells how they lie. */
+/* One layer of one adapter. */
 typedef struct {
-    const void *a, *b; /* [slots, max_ranks, in_features] and [slots, max_ranks, out_features] */
-    int64_t max_ranks, in_features, out_features, num_layers;
-    const int64_t *rank_ends;   /* [slots, num_layers] */
-    const int64_t *column_ends; /* [num_layers] */
+    const void *a; /* [rank, in_features] */
+    const void *b; /* [rank, the layer's outputs] */
+    int64_t rank;  /* 0 where the adapter leaves the layer alone */
+} lora;
+
+/* Adapters of layers that read the same input. */
+typedef struct {
+    const lora *loras;          /* [slots, num_layers] */
+    const int64_t *halves;      /* [slots]: 1 for weights in bfloat16, as they are with such rows */
+    const int64_t *column_ends; /* [num_layers]: of each layer's outputs in a row */
+    int64_t in_features, out_features, num_layers;
 } lora_slots;
 
 void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t num_rows,

@@ -1,8 +1,8 @@
 /* The updates of a batch's adapters: y += (x A^T) B, with an A and a B of its own for every row.
  *
- * A slot holds one adapter of some layers that read the same input: the ranks of all layers one
- * after the other in A [ranks, in_features]; in B [ranks, out_features] each layer has its own ranks
- * and columns, and nothing else is read. A row's results do not depend on the other rows.
+ * A slot holds one adapter of some layers that read the same input, whose outputs lie in a row. Its
+ * weights lie wherever they were loaded, in float32 or in bfloat16, which is widened in registers.
+ * A row's results do not depend on the other rows.
  */
 
 #include "kernels.h"
@@ -28,25 +28,33 @@ typedef struct {
     float wide[GROUP * MAX_FEATURES]; /* rows in float32 */
 } scratch;
 
-static int64_t num_ranks(const lora_slots *l, int64_t slot)
+static const lora *layers_of(const lora_slots *l, int64_t slot)
 {
-    return l->rank_ends[(slot + 1) * l->num_layers - 1];
+    return l->loras + slot * l->num_layers;
 }
 
-/* Pointers to the slot's rows of A and of B, these from their layer's first column on. */
+static int64_t num_ranks(const lora_slots *l, int64_t slot)
+{
+    int64_t num = 0;
+    for (int64_t layer = 0; layer < l->num_layers; layer++)
+        num += layers_of(l, slot)[layer].rank;
+    return num;
+}
+
+/* Pointers to the rows of A and of B of all layers. */
 INLINE void find_ranks(const lora_slots *l, int64_t slot, scratch *s, int half)
 {
-    int64_t rank = 0, column = 0;
+    int64_t num = 0, column = 0;
     for (int64_t layer = 0; layer < l->num_layers; layer++) {
-        for (; rank < l->rank_ends[slot * l->num_layers + layer]; rank++) {
-            int64_t row = slot * l->max_ranks + rank;
-            s->a[rank] = at(l->a, row * l->in_features, half);
-            s->b[rank] = at(l->b, row * l->out_features + column, half);
+        const lora own = layers_of(l, slot)[layer];
+        for (int64_t rank = 0; rank < own.rank; rank++, num++) {
+            s->a[num] = at(own.a, rank * l->in_features, half);
+            s->b[num] = at(own.b, rank * (l->column_ends[layer] - column), half);
         }
         column = l->column_ends[layer];
     }
-    for (int64_t i = rank; i < rank + VECTORS_AHEAD + 1; i++)
-        s->a[i] = s->a[rank - 1];
+    for (int64_t i = num; i < num + VECTORS_AHEAD + 1; i++)
+        s->a[i] = s->a[num - 1];
 }
 
 INLINE void copy(const void *from, int64_t from_stride, int from_half, void *to, int64_t to_stride,
@@ -57,55 +65,73 @@ INLINE void copy(const void *from, int64_t from_stride, int from_half, void *to,
             store(to, i * to_stride + d, load(from, i * from_stride + d, from_half), to_half);
 }
 
-/* Rows [row, row + count), a constant number of them. */
-INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half)
+/* Rows [row, row + count), a constant number of them; of bfloat16 with `half`, as are the weights with
+ * `narrow`. */
+INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half,
+                        int narrow)
 {
     const lora_slots *l = u->slots;
     const void *x = at(u->x, row * u->x_stride, half);
     if (half)
         copy(x, u->x_stride, 1, s->wide, l->in_features, 0, count, l->in_features);
     dot_products(half ? s->wide : x, half ? l->in_features : u->x_stride, count, s->a,
-                 num_ranks(l, slot), l->in_features, s->hidden, 1, half);
+                 num_ranks(l, slot), l->in_features, s->hidden, 1, narrow);
     int64_t rank = 0, column = 0;
     for (int64_t layer = 0; layer < l->num_layers; layer++) {
-        const int64_t end = l->rank_ends[slot * l->num_layers + layer];
+        const int64_t num = layers_of(l, slot)[layer].rank;
         const int64_t width = l->column_ends[layer] - column;
         void *y = (void *)at(u->y, row * u->y_stride + column, half);
-        if (half && end > rank)
+        if (half && num)
             copy(y, u->y_stride, 1, s->wide, width, 0, count, width);
-        if (end > rank)
-            add_products(half ? s->wide : y, half ? width : u->y_stride, count, s->b + rank,
-                         end - rank, width, s->hidden + rank, half);
-        if (half && end > rank)
+        if (num)
+            add_products(half ? s->wide : y, half ? width : u->y_stride, count, s->b + rank, num,
+                         width, s->hidden + rank, narrow);
+        if (half && num)
             copy(s->wide, width, 0, y, u->y_stride, 1, count, width);
-        rank = end;
+        rank += num;
         column = l->column_ends[layer];
     }
 }
 
-INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, int half)
+INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, int half,
+                        int narrow)
 {
     if (num_ranks(u->slots, slot) == 0)
         return;
     scratch s;
-    find_ranks(u->slots, slot, &s, half);
+    find_ranks(u->slots, slot, &s, narrow);
     for (; count >= GROUP; count -= GROUP, row += GROUP)
-        update_rows(u, slot, row, GROUP, &s, half);
+        update_rows(u, slot, row, GROUP, &s, half, narrow);
     switch (count) {
-    case 3: update_rows(u, slot, row, 3, &s, half); break;
-    case 2: update_rows(u, slot, row, 2, &s, half); break;
-    case 1: update_rows(u, slot, row, 1, &s, half); break;
+    case 3: update_rows(u, slot, row, 3, &s, half, narrow); break;
+    case 2: update_rows(u, slot, row, 2, &s, half, narrow); break;
+    case 1: update_rows(u, slot, row, 1, &s, half, narrow); break;
     }
 }
 
 static void update_half(const update *u, int64_t slot, int64_t row, int64_t count)
 {
-    update_tile(u, slot, row, count, 1);
+    update_tile(u, slot, row, count, 1, 1);
+}
+
+static void update_by_narrow(const update *u, int64_t slot, int64_t row, int64_t count)
+{
+    update_tile(u, slot, row, count, 0, 1);
 }
 
 static void update_float(const update *u, int64_t slot, int64_t row, int64_t count)
 {
-    update_tile(u, slot, row, count, 0);
+    update_tile(u, slot, row, count, 0, 0);
+}
+
+static void update_any(const update *u, int64_t slot, int64_t row, int64_t count, int half)
+{
+    if (half)
+        update_half(u, slot, row, count);
+    else if (u->slots->halves[slot])
+        update_by_narrow(u, slot, row, count);
+    else
+        update_float(u, slot, row, count);
 }
 
 static int64_t num_products(const lora_slots *l, const int64_t *segments, int64_t num_segments)
@@ -131,7 +157,7 @@ void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void
         for (int64_t row = segments[3 * i + 1]; row < end; row += TILE_ROWS) {
             const int64_t count = end - row < TILE_ROWS ? end - row : TILE_ROWS;
 #pragma omp task firstprivate(slot, row, count)
-            (half ? update_half : update_float)(&u, slot, row, count);
+            update_any(&u, slot, row, count, half);
         }
     }
 }

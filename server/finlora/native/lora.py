@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,43 +27,52 @@ class SlotsRecord(ctypes.Structure):
     """Where slots lie, as the kernels take them (kernels.h)."""
 
     _fields_ = (
-        ("a", ctypes.c_void_p),
-        ("b", ctypes.c_void_p),
-        ("max_ranks", ctypes.c_int64),
+        ("loras", ctypes.c_void_p),
+        ("halves", ctypes.c_void_p),
+        ("column_ends", ctypes.c_void_p),
         ("in_features", ctypes.c_int64),
         ("out_features", ctypes.c_int64),
         ("num_layers", ctypes.c_int64),
-        ("rank_ends", ctypes.c_void_p),
-        ("column_ends", ctypes.c_void_p),
     )
 
 
 class SlotUpdates:
-    """Slots for adapters of layers that read the same input; borrows their tensors."""
+    """Slots for adapters of layers that read the same input; borrows the adapters' tensors."""
 
-    def __init__(self, a: Tensor, b: Tensor, out_features: Sequence[int]) -> None:
-        """[slots, max_ranks, in_features] and [slots, max_ranks, sum of out_features]."""
-        num_slots, max_ranks, in_features = a.shape
-        self._tensors = a, b
-        self._rank_ends = torch.zeros(num_slots, len(out_features), dtype=torch.int64)
-        self._column_ends = torch.tensor(out_features).cumsum(0)
+    def __init__(
+        self, num_slots: int, in_features: int, out_features: Sequence[int], dtype: torch.dtype
+    ) -> None:
+        """Empty slots for rows of a type. Raises KernelsUnusableError."""
+        num_layers = len(out_features)
+        self._borrowed: list[Sequence[tuple[Tensor, Tensor] | None]] = [()] * num_slots
+        self._loras = np.zeros((num_slots, num_layers, 3), np.int64)  # two addresses and a rank
+        self._halves = np.zeros(num_slots, np.int64)
+        self._column_ends = np.cumsum(out_features, dtype=np.int64)
         self._library = load()
         self.described = SlotsRecord(
-            address(a),
-            address(b),
-            max_ranks,
+            self._loras.ctypes.data,
+            self._halves.ctypes.data,
+            self._column_ends.ctypes.data,
             in_features,
-            b.shape[2],
-            len(out_features),
-            address(self._rank_ends),
-            address(self._column_ends),
+            sum(out_features),
+            num_layers,
         )
-        self._dtype = a.dtype
-        self._is_half = ctypes.c_int(a.dtype is torch.bfloat16)
+        self._dtype = dtype
+        self._is_half = ctypes.c_int(dtype is torch.bfloat16)
 
-    def set_ranks(self, slot: int, ends: Sequence[int]) -> None:
-        """Where the ranks of each layer end in the slot."""
-        self._rank_ends[slot] = torch.tensor(ends)
+    def put(self, slot: int, layers: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        """Let a slot be A [r, in_features] and B [r, out_features] of each layer, None without one.
+
+        All are contiguous and of one type: that of the rows, or bfloat16.
+        """
+        self._borrowed[slot] = layers
+        self._loras[slot] = [
+            (0, 0, 0) if pair is None else (pair[0].data_ptr(), pair[1].data_ptr(), len(pair[0]))
+            for pair in layers
+        ]
+        self._halves[slot] = any(
+            tensor.dtype is torch.bfloat16 for pair in layers if pair for tensor in pair
+        )
 
     def add(self, x: Tensor, y: Tensor, segments: Tensor) -> None:
         """y [T, out_features] += (x A^T) B, in place, summed in float32; x is [T, in_features].
