@@ -128,6 +128,43 @@ def test_a_wanted_adapter_is_loaded_once_however_often_it_is_wanted(harness: Har
     assert harness.loads == ["a"]
 
 
+class TestExpected:
+    """Loads that begin before the engine has heard of the request."""
+
+    def test_the_load_that_was_expected_is_the_one_that_is_wanted(self, harness: Harness) -> None:
+        harness.gate.clear()
+        adapter = make_adapter("a")
+        harness.cache.expect(adapter)
+        harness.cache.expect(adapter)
+        harness.cache.want([adapter])
+        harness.gate.set()
+        assert harness.loaded.acquire(timeout=10)
+        harness.cache.want([adapter])
+        harness.cache.expect(adapter)
+        assert harness.slot_of("a") == "a"
+        harness.cache.release(adapter)
+        assert harness.loads == ["a"]
+
+    def test_no_more_than_fill_the_slots(self, harness: Harness) -> None:
+        harness.gate.clear()
+        for name in ("a", "b", "c"):
+            harness.cache.expect(make_adapter(name))
+        assert [r.name for r in harness.cache.residents()] == ["a", "b"]
+
+    def test_a_second_copy_is_dropped(self, harness: Harness) -> None:
+        harness.load("a")
+        # As when the first load was taken just after it had been looked for in RAM.
+        harness.cache._loader.begin(make_adapter("a"))
+        assert harness.loaded.acquire(timeout=10)
+        assert [r.tiers for r in harness.cache.residents()] == [("ram",)]
+        assert harness.cache.ram_bytes == 10
+
+    def test_nothing_begins_once_the_engine_is_closed(self, harness: Harness) -> None:
+        harness.cache.close()
+        harness.cache.expect(make_adapter("a"))
+        assert harness.cache.residents() == []
+
+
 def test_the_least_recently_used_slot_is_taken(harness: Harness) -> None:
     harness.load("a", "b", "c")
     for name in ("a", "b", "a", "c"):

@@ -1,7 +1,7 @@
 """The tiers above the registry: disk -> RAM -> slot, each least recently used first out.
 
-Every method runs on the engine's thread; only the load itself runs on the loader thread. So a slow
-disk never holds up a step, and there is no lock.
+Every method but those that say otherwise runs on the engine's thread, the load itself on the
+loader's. So a slow disk never holds up a step, and the tiers need no lock.
 """
 
 import time
@@ -145,6 +145,15 @@ class AdapterCache(Generic[Weights]):
         """Nobody steps the engine any more: tell those who wait for a load."""
         self._loader.abandon(error)
 
+    def expect(self, adapter: Adapter) -> None:
+        """Begin to load what a request on its way will `want`; safe from any thread.
+
+        The engine hears of a request when a step ends, and a step of prompts takes longer than a
+        load. Not more than fill the slots: `want` knows better who is next.
+        """
+        if not self.is_loaded(adapter):
+            self._loader.begin(adapter, max_loading=self.max_loras)
+
     def want(self, adapters: Sequence[Adapter]) -> None:
         """Name the adapters that the head of the queue needs next, most urgent first.
 
@@ -164,7 +173,7 @@ class AdapterCache(Generic[Weights]):
         return self._failed.pop(adapter.digest, None)
 
     def is_loaded(self, adapter: Adapter) -> bool:
-        """Whether `acquire` needs no disk."""
+        """Whether `acquire` needs no disk; safe from any thread."""
         return adapter.digest in self._slots or adapter.digest in self._ram
 
     def is_resident(self, adapter: Adapter) -> bool:
@@ -225,7 +234,7 @@ class AdapterCache(Generic[Weights]):
                 self._failed[digest] = loaded.result
                 self._pinned.discard(digest)
                 self._observer.adapter_load_failed(name)
-            else:
+            elif digest not in self._ram:  # else: expected just as another load of it ended
                 self._observer.adapter_loaded(name, "ram", loaded.seconds)
                 self._keep_in_ram(digest, name, loaded.result)
 

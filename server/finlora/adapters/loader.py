@@ -5,6 +5,8 @@ It hands its results over through a queue; whoever takes them needs no lock.
 
 import logging
 import queue
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +36,9 @@ class AdapterLoader(Generic[Weights]):
     def __init__(self, load: Callable[[Adapter], Weights], on_loaded: Callable[[], None]) -> None:
         self._load = load
         self._on_loaded = on_loaded
+        self._lock = threading.Lock()  # of what follows
         self._loading: dict[str, Adapter] = {}  # by digest
+        self._closed = False
         self._arrivals: dict[str, Future[None]] = {}  # of loads that somebody waits for
         self._done: queue.SimpleQueue[Loaded[Weights]] = queue.SimpleQueue()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
@@ -42,17 +46,21 @@ class AdapterLoader(Generic[Weights]):
     @property
     def loading(self) -> list[Adapter]:
         """Begun and not yet taken."""
-        return list(self._loading.values())
+        with self._lock:
+            return list(self._loading.values())
 
     def is_loading(self, digest: str) -> bool:
         """Whether a load of the version has begun and was not yet taken."""
         return digest in self._loading
 
-    def begin(self, adapter: Adapter) -> None:
-        """Load the adapter, unless that has begun already."""
-        if adapter.digest not in self._loading:
-            self._loading[adapter.digest] = adapter
-            self._thread.submit(self._run, adapter)
+    def begin(self, adapter: Adapter, *, max_loading: int = sys.maxsize) -> None:
+        """Load the adapter, unless that has begun or so many loads have; safe from any thread."""
+        with self._lock:
+            if adapter.digest in self._loading or len(self._loading) >= max_loading:
+                return
+            if not self._closed:
+                self._loading[adapter.digest] = adapter
+                self._thread.submit(self._run, adapter)
 
     def arrival(self, adapter: Adapter) -> Future[None]:
         """`begin`, and what is done, or fails, when the load is taken."""
@@ -63,7 +71,8 @@ class AdapterLoader(Generic[Weights]):
         """The loads that ended since the last call."""
         while not self._done.empty():
             loaded = self._done.get()
-            del self._loading[loaded.adapter.digest]
+            with self._lock:
+                del self._loading[loaded.adapter.digest]
             yield loaded
             self._tell(loaded)
 
@@ -75,6 +84,8 @@ class AdapterLoader(Generic[Weights]):
 
     def close(self) -> None:
         """Stop the thread; loads that did not begin never will."""
+        with self._lock:
+            self._closed = True
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _tell(self, loaded: Loaded[Weights]) -> None:

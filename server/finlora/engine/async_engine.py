@@ -122,6 +122,8 @@ class AsyncEngine:
         request = self._engine.make_request(
             request_id, prompt_token_ids, params, adapter=adapter, cache_salt=cache_salt
         )
+        if adapter is not None:
+            self._engine.adapters.expect(adapter)
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
         self._streams[request_id] = stream
         self._inbox.put(_Message(add=request))
