@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from finlora.engine.lora import LoRALayerSlots
+from finlora.engine.lora import LayerSlots, layer_slots
 from finlora.engine.lora_batch import LoRABatch, Segment
 from finlora.engine.lora_weights import LoRAWeights
 from finlora.engine.siblings import LayerGroup
@@ -34,9 +34,9 @@ REPEATS = 100
 LIMITS = {"stacked": sys.maxsize, "one by one": 0}
 
 
-def slots(group: LayerGroup, num_adapters: int, rank: int, dtype: torch.dtype) -> LoRALayerSlots:
+def slots(group: LayerGroup, num_adapters: int, rank: int, dtype: torch.dtype) -> LayerSlots:
     """The slots of one group, all filled."""
-    layer = LoRALayerSlots(group, num_adapters, rank, dtype, "cpu")
+    layer = layer_slots(group, num_adapters, rank, dtype, "cpu")
     for slot in range(num_adapters):
         layer.write(slot, [_weights(group.in_features, rank, n, dtype) for n in group.out_features])
     return layer
@@ -57,7 +57,7 @@ def spread(num_rows: int, num_adapters: int) -> LoRABatch:
 
 def slots_by_way(
     group: LayerGroup, num_adapters: int, rank: int, dtype: torch.dtype
-) -> dict[str, LoRALayerSlots]:
+) -> dict[str, LayerSlots]:
     """The same slots for each way that this machine has."""
     found = {}
     if library.obstacle() is None:
@@ -71,7 +71,7 @@ def slots_by_way(
 
 @torch.inference_mode()
 def microseconds(
-    layer: LoRALayerSlots, group: LayerGroup, num_adapters: int, num_rows: int, dtype: torch.dtype
+    layer: LayerSlots, group: LayerGroup, num_adapters: int, num_rows: int, dtype: torch.dtype
 ) -> float:
     """Median time of one application to the rows of all slots."""
     batch = spread(num_rows, num_adapters)

@@ -11,12 +11,11 @@ from finlora.adapters.adapter import Adapter
 from finlora.engine.llama_layer import LlamaLayer
 from finlora.engine.model_runner import ModelRunner
 from tests.engine.conftest import EngineMaker, World
-from tests.engine.harness import GREEDY, EngineUnderTest
+from tests.engine.harness import EngineUnderTest
 from tests.engine.test_parity import prompts
 from tests.native.kernels import needs_kernels
 
 NUM_LAYERS = 2  # of the tiny models
-WITHOUT_DORA = ("lora", "rslora", "patterns", "queries", "mlp")
 PARTS = ("_proj", "norm", "self_attn", "mlp")
 Rows = list[tuple[list[int], Adapter | None]]
 Run = tuple[tuple[int, ...], list[Tensor]]
@@ -62,8 +61,8 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 @needs_kernels
-# Mistral's tokens see 16 positions; Qwen2's queries, keys and values have biases.
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
+# Mistral's tokens see 16 positions; Qwen2's queries, keys and values have biases, Qwen3's norms.
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
 def test_one_call_gives_the_bits_of_the_modules(
     worlds: Callable[[str], World],
@@ -74,7 +73,7 @@ def test_one_call_gives_the_bits_of_the_modules(
     settings: dict[str, int],
 ) -> None:
     world = worlds(architecture)
-    rows = rows_of(world, WITHOUT_DORA)
+    rows = rows_of(world, list(world.adapters))
     engine = make_engine(world, **settings)
     assert all(layer._native is not None for layer in own_layers(engine))
     assert len(own_layers(engine)) == NUM_LAYERS
@@ -102,22 +101,6 @@ def test_without_adapters_the_bits_are_the_same_too(
 
 
 @needs_kernels
-def test_a_step_with_dora_goes_by_modules_and_the_next_one_does_not(
-    llama: World, make_engine: EngineMaker, num_calls: dict[str, int]
-) -> None:
-    engine = make_engine(llama)
-    engine.warm(llama.adapters[name] for name in ("lora", "dora"))
-    before = dict(num_calls)
-    engine.run(rows_of(llama, ("lora", "dora")), GREEDY)
-    assert num_calls["in one call"] == before["in one call"]
-    assert num_calls["by modules"] > before["by modules"]
-    before = dict(num_calls)
-    engine.run(rows_of(llama, ("lora",)), GREEDY)
-    assert num_calls["in one call"] > before["in one call"]
-    assert num_calls["by modules"] == before["by modules"]
-
-
-@needs_kernels
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
 def test_the_last_layer_computes_the_rows_that_are_wanted(
@@ -138,13 +121,6 @@ def test_the_last_layer_computes_the_rows_that_are_wanted(
     assert 0 < max(seen) <= len(rows) < max(batch.num_tokens for batch in engine.recorder.batches)
     runner_of(engine)._narrows = False
     assert_same_bits(found, engine.run(rows, cache_salt="expected"))
-
-
-@needs_kernels
-def test_norms_of_queries_and_keys_have_no_kernel_in_the_one_call(
-    worlds: Callable[[str], World], make_engine: EngineMaker
-) -> None:
-    assert [layer._native for layer in own_layers(make_engine(worlds("qwen3")))] == [None, None]
 
 
 @needs_kernels

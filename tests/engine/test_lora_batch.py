@@ -76,7 +76,7 @@ def test_every_row_gets_its_own_adapter(limit: int, batch: list[Segment]) -> Non
     x = torch.randn(num_rows, GROUP.in_features, generator=generator)
     y = torch.randn(num_rows, sum(GROUP.out_features), generator=generator)
     wanted = expected(x, y, batch)
-    slots.add(x, y, LoRABatch(tuple(batch)))
+    slots.apply(x, y, None, LoRABatch(tuple(batch)))
     torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -118,6 +118,6 @@ def test_a_copy_of_sparse_slots_follows_what_is_written() -> None:
     for slot in (0, 3):
         slots.write(6, weights(slot))
         y = torch.zeros(2, sum(GROUP.out_features))
-        slots.add(x, y, LoRABatch(batch))
+        slots.apply(x, y, None, LoRABatch(batch))
         wanted = expected(x, torch.zeros_like(y), (Segment(0, 1), Segment(slot, 1)))
         torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +19,12 @@ FLOAT, HALF = torch.float32, torch.bfloat16
 NUM_SLOTS = 4
 
 
+class Layer(NamedTuple):
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+
+
 class Slots:
     """Random adapters of some layers."""
 
@@ -28,12 +35,17 @@ class Slots:
         ranks: Sequence[Sequence[int]],
         dtype: torch.dtype = FLOAT,
         weights: torch.dtype | None = None,
+        doras: bool = False,
     ) -> None:
         """`ranks` of each layer, by slot; the rows' type, and the weights' where it is another."""
         self.out_features = out_features
         self.layers = [
             [
-                (rows(rank, in_features, weights or dtype), rows(rank, width, weights or dtype))
+                Layer(
+                    rows(rank, in_features, weights or dtype),
+                    rows(rank, width, weights or dtype),
+                    rows(1, width, dtype)[0].abs() if doras else None,
+                )
                 if rank
                 else None
                 for rank, width in zip(own, out_features, strict=True)
@@ -44,14 +56,24 @@ class Slots:
         for slot, layers in enumerate(self.layers):
             self.updates.put(slot, layers)
 
-    def expected(self, x: Tensor, y: Tensor, segments: Sequence[Sequence[int]]) -> Tensor:
+    def expected(
+        self,
+        x: Tensor,
+        y: Tensor,
+        segments: Sequence[Sequence[int]],
+        bias: Tensor | None = None,
+    ) -> Tensor:
         out = y.double()
         for slot, row, count in segments:
             part = x[row : row + count].double()
             sums = out[row : row + count].split(list(self.out_features), 1)
-            for layer, own in zip(self.layers[slot], sums, strict=True):
+            biases = torch.zeros(y.shape[1]) if bias is None else bias
+            parts = biases.double().split(list(self.out_features))
+            for layer, own, own_bias in zip(self.layers[slot], sums, parts, strict=True):
                 if layer is not None:
-                    own += part @ layer[0].double().T @ layer[1].double()
+                    own += part @ layer.a.double().T @ layer.b.double()
+                if layer is not None and layer.magnitude is not None:
+                    own.copy_(layer.magnitude.double() * (own - own_bias) + own_bias)
         return out
 
 
@@ -90,7 +112,7 @@ def test_any_batch(
     x, y = rows(num_rows, in_features), rows(num_rows, sum(out_features))
     expected = slots.expected(x, y, described)
     with threads(num_threads):
-        slots.updates.add(x, y, torch.tensor(described, dtype=torch.int64).view(-1, 3))
+        slots.updates.add(x, y, None, torch.tensor(described, dtype=torch.int64).view(-1, 3))
     torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
 
 
@@ -99,7 +121,7 @@ def test_many_rows_are_shared_out_to_threads() -> None:
     segments = [(0, 0, 301), (2, 301, 99)]
     x, y = rows(400, 200), rows(400, 88)
     expected = slots.expected(x, y, segments)
-    slots.updates.add(x, y, torch.tensor(segments))
+    slots.updates.add(x, y, None, torch.tensor(segments))
     torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
 
 
@@ -108,7 +130,7 @@ def test_half_precision_rounds_the_result_alone() -> None:
     segments = [(1, 0, 9), (3, 9, 2)]
     x, y = rows(11, 64, HALF), rows(11, 40, HALF)
     expected = slots.expected(x, y, segments)
-    slots.updates.add(x, y, torch.tensor(segments))
+    slots.updates.add(x, y, None, torch.tensor(segments))
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
 
 
@@ -116,23 +138,36 @@ def test_weights_in_half_precision_give_the_bits_of_the_same_numbers_in_single()
     slots = Slots(64, [24, 16], [[8, 3]] * NUM_SLOTS, weights=HALF)
     segments = torch.tensor([(1, 0, 9), (3, 9, 2)])
     x, narrow = rows(11, 64), torch.zeros(11, 40)
-    slots.updates.add(x, narrow, segments)
+    slots.updates.add(x, narrow, None, segments)
     for slot, layers in enumerate(slots.layers):
-        slots.updates.put(slot, [(pair[0].float(), pair[1].float()) for pair in layers if pair])
+        slots.updates.put(slot, [Layer(x.a.float(), x.b.float()) for x in layers if x])
     wide = torch.zeros(11, 40)
-    slots.updates.add(x, wide, segments)
+    slots.updates.add(x, wide, None, segments)
     assert torch.equal(narrow, wide)
 
 
 def test_a_slot_keeps_the_last_adapter_that_was_put_there() -> None:
     slots = Slots(64, [8, 16], [[2, 2]] * NUM_SLOTS)
-    other = (rows(5, 64), rows(5, 16))
+    other = Layer(rows(5, 64), rows(5, 16))
     slots.layers[2] = [None, other]
-    slots.updates.put(2, [None, (other[0].clone(), other[1].clone())])  # nobody else holds these
+    slots.updates.put(2, [None, Layer(other.a.clone(), other.b.clone())])  # nobody else holds these
     x, y = rows(3, 64), rows(3, 24)
     expected = slots.expected(x, y, [(2, 0, 3)])
-    slots.updates.add(x, y, torch.tensor([(2, 0, 3)]))
+    slots.updates.add(x, y, None, torch.tensor([(2, 0, 3)]))
     torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+def test_dora_scales_everything_but_the_bias(dtype: torch.dtype, has_bias: bool) -> None:
+    slots = Slots(64, [24, 16], [[8, 0], [0, 3], [2, 2], [0, 0]], dtype, doras=True)
+    segments = [(0, 0, 9), (1, 9, 2), (2, 12, 7), (3, 19, 2)]
+    x, y = rows(21, 64, dtype), rows(21, 40, dtype)
+    bias = rows(1, 40, dtype)[0] if has_bias else None
+    expected = slots.expected(x, y, segments, bias)
+    slots.updates.add(x, y, bias, torch.tensor(segments))
+    rtol, atol = (1e-4, 1e-3) if dtype is FLOAT else (2**-7, 1e-2)
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF])
@@ -141,11 +176,11 @@ def test_a_row_has_the_same_bits_whatever_other_rows_there_are(dtype: torch.dtyp
     segments = [(0, 0, 21), (2, 21, 18), (1, 39, 3), (3, 42, 2)]
     x, y = rows(44, 64, dtype), rows(44, 40, dtype)
     before = y.clone()
-    slots.updates.add(x, y, torch.tensor(segments))
+    slots.updates.add(x, y, None, torch.tensor(segments))
     for slot, first, count in segments:
         for row in range(first, first + count):
             alone = before[row : row + 1].clone()
-            slots.updates.add(x[row : row + 1], alone, torch.tensor([(slot, 0, 1)]))
+            slots.updates.add(x[row : row + 1], alone, None, torch.tensor([(slot, 0, 1)]))
             assert torch.equal(alone[0], y[row])
 
 

@@ -32,13 +32,13 @@ class BorrowedSlots:
 
     def write(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
         """Let a slot be one adapter's layers; None: the adapter leaves that layer alone."""
-        self.updates.put(slot, [None if layer is None else (layer.a, layer.b) for layer in layers])
+        self.updates.put(slot, layers)
 
     @property
     def num_bytes(self) -> int:
         """Bytes that slots hold of their own: none."""
         return 0
 
-    def add(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
-        """y [T, out_features] += (x A^T) B in place; x is [T, in_features]."""
-        self.updates.add(x, y, batch.described)
+    def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
+        """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
+        self.updates.add(x, y, bias, batch.described)

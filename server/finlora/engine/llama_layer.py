@@ -83,8 +83,8 @@ class LlamaLayer(nn.Module):
         return hidden_states + gated
 
     def _fits(self, num_rows: int) -> bool:
-        """DoRA's magnitudes are left to modules, as are rows that torch multiplies faster."""
-        return not self._slots.has_dora and (self._max_rows is None or num_rows <= self._max_rows)
+        """Rows that torch multiplies faster are left to modules."""
+        return self._max_rows is None or num_rows <= self._max_rows
 
     def _in_one_call(
         self,

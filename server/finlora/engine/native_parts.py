@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from finlora.engine.borrowed_slots import BorrowedSlots
 from finlora.engine.compiled_modules import CompiledMLP, CompiledRMSNorm
 from finlora.engine.llama_attention import NativeLlamaAttention
 from finlora.engine.lora import LoRALinear
 from finlora.engine.panel_linear import PanelLinear
 from finlora.engine.siblings import Sibling
 from finlora.native.decoder_layer import Heads, Linear, Norm, Parts
+from finlora.native.lora import SlotUpdates
 
 
 class _NoKernelError(Exception):
@@ -45,24 +47,35 @@ def _linear(*layers: nn.Module) -> Linear:
     """Of a layer, or of all siblings in their order."""
     joined = [m.joined if isinstance(m, Sibling) else m for m in layers]
     _check(all(other is joined[0] for other in joined))
-    adapted = joined[0] if isinstance(joined[0], LoRALinear) else None
-    base = joined[0] if adapted is None else adapted.base
-    updates = None if adapted is None else adapted.layer_slots.updates
-    if not isinstance(base, PanelLinear) or (adapted is not None and updates is None):
+    adapted = joined[0]
+    base, updates = adapted, None
+    if isinstance(adapted, LoRALinear):
+        base, updates = adapted.base, _updates(adapted)
+    if not isinstance(base, PanelLinear):
         raise _NoKernelError
     return Linear(base.panels, base.bias, updates)
 
 
+def _updates(adapted: LoRALinear) -> SlotUpdates:
+    if not isinstance(adapted.layer_slots, BorrowedSlots):
+        raise _NoKernelError
+    return adapted.layer_slots.updates
+
+
 def _heads(attention: NativeLlamaAttention) -> Heads:
-    """Without norms of queries and keys."""
-    _check(isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity))
     return Heads(
         attention.num_heads,
         attention.num_kv_heads,
         attention.head_dim,
         attention.scores.window,
         attention.scores.scaling,
+        _head_norm(attention.q_norm),
+        _head_norm(attention.k_norm),
     )
+
+
+def _head_norm(norm: nn.Module) -> Norm | None:
+    return None if isinstance(norm, nn.Identity) else _norm(norm)
 
 
 def _check(holds: bool) -> None:

@@ -36,6 +36,7 @@ class StackedSlots:
         self._ranks: list[list[slice]] = [[]] * max_loras  # of each layer
         self._filled = [(self._a[slot, :0], self._b[slot, :0]) for slot in range(max_loras)]
         self._widths = [0] * max_loras  # ranks of all layers
+        self._magnitudes: dict[int, Tensor] = {}  # DoRA's, of all layers in a row
         self._copied: tuple[tuple[int, ...], Tensor, Tensor] | None = None
         max_products = MAX_PRODUCTS_PER_MATMUL[dtype]
         # One more adapter in a stack saves two matmuls; all of B at once, one for each layer.
@@ -59,15 +60,40 @@ class StackedSlots:
             if layer is not None:
                 a[ranks].copy_(layer.a, non_blocking=True)
                 b[ranks, columns].copy_(layer.b, non_blocking=True)
+        self._write_magnitude(slot, layers)
+
+    def _write_magnitude(self, slot: int, layers: Sequence[LoRAWeights | None]) -> None:
+        self._magnitudes.pop(slot, None)
+        if all(layer is None or layer.magnitude is None for layer in layers):
+            return
+        magnitude = self._b.new_ones(self._out_features)
+        for layer, columns in zip(layers, self._columns, strict=True):
+            if layer is not None and layer.magnitude is not None:
+                magnitude[columns] = layer.magnitude
+        self._magnitudes[slot] = magnitude
 
     @property
     def num_bytes(self) -> int:
         """Bytes that hold adapters now."""
         numbers = sum(self._widths) * (self._in_features + self._out_features)
-        return numbers * self._a.element_size()
+        return numbers * self._a.element_size() + sum(m.nbytes for m in self._magnitudes.values())
 
-    def add(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
-        """y [T, out_features] += (x A^T) B in place; x is [T, in_features]."""
+    def apply(self, x: Tensor, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
+        """Add the adapters' part to y [T, out_features] in place; x is [T, in_features]."""
+        self._add(x, y, batch)
+        if self._magnitudes:
+            self._scale(y, bias, batch)
+
+    def _scale(self, y: Tensor, bias: Tensor | None, batch: LoRABatch) -> None:
+        rows_of_each = y.split([segment.num_rows for segment in batch.segments])
+        for segment, rows in zip(batch.segments, rows_of_each, strict=True):
+            magnitude = self._magnitudes.get(segment.slot)
+            if magnitude is not None:
+                rows.mul_(magnitude)
+                if bias is not None:  # y holds the bias already; DoRA does not scale it
+                    rows.add_(bias * (1 - magnitude))
+
+    def _add(self, x: Tensor, y: Tensor, batch: LoRABatch) -> None:
         widths = [0 if s.slot == NO_SLOT else self._widths[s.slot] for s in batch.segments]
         plan = batch.plan(widths, self._max_cost)
         for run, own_x, own_y in zip(plan.runs, plan.parts(x), plan.parts(y), strict=True):

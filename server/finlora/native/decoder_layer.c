@@ -2,7 +2,7 @@
  * call for what would be twenty of Python's, which on a small base take as long as the products of
  * a few rows.
  *
- *     h = x + o(attention(rotated q, k, v of norm(x)))
+ *     h = x + o(attention(rotated q, k, v of norm(x)))     q and k by norms of their own, if there are
  *     y = h + down(silu(gate) * up of norm(h))
  *
  * It calls the kernels that the modules call, in the same order: the results are the same bits.
@@ -20,8 +20,13 @@ typedef struct {
 } linear;
 
 typedef struct {
-    const float *attention_norm, *mlp_norm; /* [hidden] */
-    float attention_eps, mlp_eps;
+    const float *weight; /* or null */
+    float eps;
+} norm;
+
+typedef struct {
+    norm attention_norm, mlp_norm; /* [hidden] */
+    norm query_norm, key_norm;     /* [head_size] */
     linear query_key_value, output, gate_up, down; /* joined outputs lie in a row */
     int64_t num_heads, num_kv_heads, head_size;
     int64_t window; /* positions that a token sees; 0: all */
@@ -60,8 +65,22 @@ static void apply(const linear *l, const step *s, const float *x, float *y)
     if (l->bias)
         add(y, l->bias, 0, s->num_tokens, width, y, s->num_threads);
     if (l->adapters && s->num_segments)
-        finlora_lora(l->adapters, x, l->weight->in_features, y, width, s->segments,
+        finlora_lora(l->adapters, x, l->weight->in_features, y, width, l->bias, s->segments,
                      s->num_segments, 0, s->num_threads);
+}
+
+/* Every head of every token in place, tokens being so far apart. */
+static void normalize_heads(norm n, float *heads, int64_t stride, int64_t num_heads, int64_t size,
+                            const step *s)
+{
+    if (!n.weight)
+        return;
+#pragma omp parallel for num_threads(s->num_threads) \
+    if (s->num_tokens * num_heads * size >= MIN_PARALLEL)
+    for (int64_t token = 0; token < s->num_tokens; token++) {
+        float *own = heads + token * stride;
+        finlora_rms_norm(own, num_heads, size, n.weight, n.eps, own, 0, 1);
+    }
 }
 
 /* Queries, keys and values [num_tokens, (num_heads + 2 num_kv_heads) * head_size] -> out
@@ -71,6 +90,8 @@ static void attend(const decoder_layer *l, const step *s, float *heads, float *o
     const int64_t width = l->query_key_value.weight->out_features;
     float *key = heads + l->num_heads * l->head_size;
     const float *value = key + l->num_kv_heads * l->head_size;
+    normalize_heads(l->query_norm, heads, width, l->num_heads, l->head_size, s);
+    normalize_heads(l->key_norm, key, width, l->num_kv_heads, l->head_size, s);
     finlora_rotate_and_store(heads, width, key, width, value, width, s->num_tokens, l->num_heads,
                              l->num_kv_heads, l->head_size, s->cos, s->sin, s->pool, s->new_pages,
                              0, s->num_threads);
@@ -91,14 +112,16 @@ void finlora_decoder_layer(const decoder_layer *l, const step *s, const float *x
     float *narrow = workspace, *outputs = narrow + s->num_tokens * hidden;
     float *inputs = outputs + s->num_tokens * wide;
 
-    finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm, l->attention_eps, narrow, 0,
+    finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm.weight,
+                     l->attention_norm.eps, narrow, 0,
                      s->num_threads);
     apply(&l->query_key_value, s, narrow, outputs);
     attend(l, s, outputs, inputs);
     apply(&l->output, s, inputs, narrow);
     add(x, narrow, hidden, s->num_tokens, hidden, y, s->num_threads);
 
-    finlora_rms_norm(y, s->num_tokens, hidden, l->mlp_norm, l->mlp_eps, narrow, 0, s->num_threads);
+    finlora_rms_norm(y, s->num_tokens, hidden, l->mlp_norm.weight, l->mlp_norm.eps, narrow, 0,
+                     s->num_threads);
     apply(&l->gate_up, s, narrow, outputs);
     finlora_gated_silu(outputs, outputs + inner, s->num_tokens, inner, 2 * inner, inputs, 0,
                        s->num_threads);

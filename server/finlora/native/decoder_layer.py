@@ -12,6 +12,10 @@ from finlora.native.library import address, load
 from finlora.native.lora import SlotUpdates
 
 
+class _NormRecord(ctypes.Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
 class _LinearRecord(ctypes.Structure):
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -22,10 +26,10 @@ class _LinearRecord(ctypes.Structure):
 
 class _LayerRecord(ctypes.Structure):
     _fields_ = (
-        ("attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("attention_eps", ctypes.c_float),
-        ("mlp_eps", ctypes.c_float),
+        ("attention_norm", _NormRecord),
+        ("mlp_norm", _NormRecord),
+        ("query_norm", _NormRecord),
+        ("key_norm", _NormRecord),
         ("query_key_value", _LinearRecord),
         ("output", _LinearRecord),
         ("gate_up", _LinearRecord),
@@ -59,7 +63,7 @@ class _StepRecord(ctypes.Structure):
 class Norm:
     """RMSNorm."""
 
-    weight: Tensor  # [hidden]
+    weight: Tensor  # [hidden] or [head size]
     eps: float
 
 
@@ -81,6 +85,8 @@ class Heads:
     size: int  # a multiple of 16
     window: int | None
     scaling: float
+    query_norm: Norm | None
+    key_norm: Norm | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +124,10 @@ class DecoderLayer:
         self._library = load()
         heads, inner = parts.heads, parts.down.weight.in_features
         self._record = _LayerRecord(
-            address(parts.attention_norm.weight),
-            address(parts.mlp_norm.weight),
-            parts.attention_norm.eps,
-            parts.mlp_norm.eps,
+            _norm(parts.attention_norm),
+            _norm(parts.mlp_norm),
+            _norm(heads.query_norm),
+            _norm(heads.key_norm),
             _linear(parts.query_key_value),
             _linear(parts.output),
             _linear(parts.gate_up),
@@ -166,6 +172,10 @@ class DecoderLayer:
             address(workspace),
         )
         return out
+
+
+def _norm(norm: Norm | None) -> _NormRecord:
+    return _NormRecord(None, 0.0) if norm is None else _NormRecord(address(norm.weight), norm.eps)
 
 
 def _linear(linear: Linear) -> _LinearRecord:

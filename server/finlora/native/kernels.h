@@ -18,6 +18,7 @@ typedef struct {
     const void *a; /* [rank, in_features] */
     const void *b; /* [rank, the layer's outputs] */
     int64_t rank;  /* 0 where the adapter leaves the layer alone */
+    const void *magnitude; /* DoRA's [the layer's outputs], of the rows' type; or null */
 } lora;
 
 /* Adapters of layers that read the same input. */
@@ -33,8 +34,8 @@ void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t 
                               int num_threads);
 
 void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void *y,
-                  int64_t y_stride, const int64_t *segments, int64_t num_segments, int half,
-                  int num_threads);
+                  int64_t y_stride, const void *bias, const int64_t *segments,
+                  int64_t num_segments, int half, int num_threads);
 
 void finlora_rms_norm(const void *x, int64_t num_rows, int64_t size, const void *weight, float eps,
                       void *y, int half, int num_threads);

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).parent / "_kernels.so"
-VERSION = 5  # of version.c
+VERSION = 6  # of version.c
 DTYPES = (torch.float32, torch.bfloat16)  # of the kernels that include vectors.h
 LANES = 8  # sizes are multiples of it there
 CAPABILITIES = ("AVX2", "AVX512")  # what torch calls CPUs that can run them

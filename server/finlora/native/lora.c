@@ -1,4 +1,5 @@
-/* The updates of a batch's adapters: y += (x A^T) B, with an A and a B of its own for every row.
+/* The updates of a batch's adapters, which are other ones for every row: y += (x A^T) B, and for DoRA
+ * y = m (y + (x A^T) B), m scaling everything but the bias that y holds already.
  *
  * A slot holds one adapter of some layers that read the same input, whose outputs lie in a row. Its
  * weights lie wherever they were loaded, in float32 or in bfloat16, which is widened in registers.
@@ -19,6 +20,7 @@ typedef struct {
     int64_t x_stride;
     void *y; /* [rows, out_features] */
     int64_t y_stride;
+    const void *bias; /* [out_features], or null */
     const lora_slots *slots;
 } update;
 
@@ -65,6 +67,20 @@ INLINE void copy(const void *from, int64_t from_stride, int from_half, void *to,
             store(to, i * to_stride + d, load(from, i * from_stride + d, from_half), to_half);
 }
 
+/* y = m (y - bias) + bias, of rows in float32. */
+INLINE void scale(float *y, int64_t y_stride, int count, int64_t size, const void *magnitude,
+                  const void *bias, int half)
+{
+    for (int64_t d = 0; d < size; d += LANES) {
+        const __m256 m = load(magnitude, d, half);
+        const __m256 b = bias ? load(bias, d, half) : _mm256_setzero_ps();
+        for (int i = 0; i < count; i++) {
+            const __m256 unbiased = _mm256_sub_ps(_mm256_loadu_ps(y + i * y_stride + d), b);
+            _mm256_storeu_ps(y + i * y_stride + d, _mm256_fmadd_ps(m, unbiased, b));
+        }
+    }
+}
+
 /* Rows [row, row + count), a constant number of them; of bfloat16 with `half`, as are the weights with
  * `narrow`. */
 INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half,
@@ -78,17 +94,22 @@ INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, s
                  num_ranks(l, slot), l->in_features, s->hidden, 1, narrow);
     int64_t rank = 0, column = 0;
     for (int64_t layer = 0; layer < l->num_layers; layer++) {
-        const int64_t num = layers_of(l, slot)[layer].rank;
+        const lora own = layers_of(l, slot)[layer];
         const int64_t width = l->column_ends[layer] - column;
         void *y = (void *)at(u->y, row * u->y_stride + column, half);
-        if (half && num)
-            copy(y, u->y_stride, 1, s->wide, width, 0, count, width);
-        if (num)
-            add_products(half ? s->wide : y, half ? width : u->y_stride, count, s->b + rank, num,
-                         width, s->hidden + rank, narrow);
-        if (half && num)
-            copy(s->wide, width, 0, y, u->y_stride, 1, count, width);
-        rank += num;
+        float *sums = half ? s->wide : y;
+        const int64_t stride = half ? width : u->y_stride;
+        if (half && own.rank)
+            copy(y, u->y_stride, 1, sums, stride, 0, count, width);
+        if (own.rank)
+            add_products(sums, stride, count, s->b + rank, own.rank, width, s->hidden + rank,
+                         narrow);
+        if (own.magnitude)
+            scale(sums, stride, count, width, own.magnitude,
+                  u->bias ? at(u->bias, column, half) : 0, half);
+        if (half && own.rank)
+            copy(sums, stride, 0, y, u->y_stride, 1, count, width);
+        rank += own.rank;
         column = l->column_ends[layer];
     }
 }
@@ -142,13 +163,13 @@ static int64_t num_products(const lora_slots *l, const int64_t *segments, int64_
     return num * (l->in_features + l->out_features / l->num_layers);
 }
 
-/* Segments are neighbouring rows of one adapter: its slot, the first row, their number. Features and
- * the columns of every layer are multiples of LANES. */
+/* Segments are neighbouring rows of one adapter: its slot, the first row, their number. The bias is
+ * what y holds of it. Features and the columns of every layer are multiples of LANES. */
 void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void *y,
-                  int64_t y_stride, const int64_t *segments, int64_t num_segments, int half,
-                  int num_threads)
+                  int64_t y_stride, const void *bias, const int64_t *segments,
+                  int64_t num_segments, int half, int num_threads)
 {
-    const update u = {x, x_stride, y, y_stride, slots};
+    const update u = {x, x_stride, y, y_stride, bias, slots};
 #pragma omp parallel num_threads(num_threads) \
     if (num_products(slots, segments, num_segments) > WORTH_A_THREAD)
 #pragma omp single

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,25 @@ class SlotsRecord(ctypes.Structure):
     )
 
 
+class Layer(Protocol):
+    """One layer of one adapter; contiguous."""
+
+    @property
+    def a(self) -> Tensor:
+        """[r, in_features]."""
+        ...
+
+    @property
+    def b(self) -> Tensor:
+        """[r, out_features], gamma folded in."""
+        ...
+
+    @property
+    def magnitude(self) -> Tensor | None:
+        """DoRA's scale of each output."""
+        ...
+
+
 class SlotUpdates:
     """Slots for adapters of layers that read the same input; borrows the adapters' tensors."""
 
@@ -44,8 +64,9 @@ class SlotUpdates:
     ) -> None:
         """Empty slots for rows of a type. Raises KernelsUnusableError."""
         num_layers = len(out_features)
-        self._borrowed: list[Sequence[tuple[Tensor, Tensor] | None]] = [()] * num_slots
-        self._loras = np.zeros((num_slots, num_layers, 3), np.int64)  # two addresses and a rank
+        self._borrowed: list[Sequence[Layer | None]] = [()] * num_slots
+        # Addresses of A and B, the rank, the magnitude's address.
+        self._loras = np.zeros((num_slots, num_layers, 4), np.int64)
         self._halves = np.zeros(num_slots, np.int64)
         self._column_ends = np.cumsum(out_features, dtype=np.int64)
         self._library = load()
@@ -60,36 +81,39 @@ class SlotUpdates:
         self._dtype = dtype
         self._is_half = ctypes.c_int(dtype is torch.bfloat16)
 
-    def put(self, slot: int, layers: Sequence[tuple[Tensor, Tensor] | None]) -> None:
-        """Let a slot be A [r, in_features] and B [r, out_features] of each layer, None without one.
+    def put(self, slot: int, layers: Sequence[Layer | None]) -> None:
+        """Let a slot be an adapter's layers; None: it leaves that layer alone.
 
-        All are contiguous and of one type: that of the rows, or bfloat16.
+        A and B are all of one type, that of the rows or bfloat16; magnitudes are of the rows' type.
         """
         self._borrowed[slot] = layers
-        self._loras[slot] = [
-            (0, 0, 0) if pair is None else (pair[0].data_ptr(), pair[1].data_ptr(), len(pair[0]))
-            for pair in layers
-        ]
-        self._halves[slot] = any(
-            tensor.dtype is torch.bfloat16 for pair in layers if pair for tensor in pair
-        )
+        self._loras[slot] = [(0, 0, 0, 0) if layer is None else _row(layer) for layer in layers]
+        self._halves[slot] = any(layer and layer.a.dtype is torch.bfloat16 for layer in layers)
 
-    def add(self, x: Tensor, y: Tensor, segments: Tensor) -> None:
+    def add(self, x: Tensor, y: Tensor, bias: Tensor | None, segments: Tensor) -> None:
         """y [T, out_features] += (x A^T) B, in place, summed in float32; x is [T, in_features].
 
-        `segments` [n, 3], int64: slot, first row and number of rows of each adapter.
+        DoRA scales the sum, but for the bias that y holds. `segments` [n, 3], int64: slot, first
+        row and number of rows of each adapter.
         """
         assert x.dtype is y.dtype is self._dtype
         assert y.stride(1) == 1
         x = x.contiguous()
+        bias = None if bias is None else bias.to(self._dtype).contiguous()
         self._library.finlora_lora(
             ctypes.byref(self.described),
             address(x),
             ctypes.c_int64(x.stride(0)),
             address(y),
             ctypes.c_int64(y.stride(0)),
+            None if bias is None else address(bias),
             address(segments),
             ctypes.c_int64(segments.shape[0]),
             self._is_half,
             ctypes.c_int(torch.get_num_threads()),
         )
+
+
+def _row(layer: Layer) -> tuple[int, int, int, int]:
+    magnitude = 0 if layer.magnitude is None else layer.magnitude.data_ptr()
+    return layer.a.data_ptr(), layer.b.data_ptr(), len(layer.a), magnitude
