@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         bool, Field(description="also keep the weights dequantised: faster prompts, more memory")
     ] = False
     adapter_cache_bytes: Annotated[
-        PositiveInt, Field(description="memory for adapters waiting outside the slots")
+        PositiveInt, Field(description="memory for adapters in RAM; more where slots read there")
     ] = GIB
 
     @classmethod

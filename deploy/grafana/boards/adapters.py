@@ -95,7 +95,7 @@ ADAPTERS = Dashboard(
         "Tiers": [
             Panel(
                 "Held",
-                "Adapters in slots, where they can run, and in RAM, a copy away from it.",
+                "Adapters in slots, where they can run, and in RAM, one swap away from it.",
                 "suffix: adapters",
                 [now("finlora_adapters_resident", "tier")],
             ),

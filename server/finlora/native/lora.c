@@ -44,14 +44,14 @@ static int64_t num_ranks(const lora_slots *l, int64_t slot)
 }
 
 /* Pointers to the rows of A and of B of all layers. */
-INLINE void find_ranks(const lora_slots *l, int64_t slot, scratch *s, int half)
+INLINE void find_ranks(const lora_slots *l, int64_t slot, scratch *s, int narrow)
 {
     int64_t num = 0, column = 0;
     for (int64_t layer = 0; layer < l->num_layers; layer++) {
         const lora own = layers_of(l, slot)[layer];
         for (int64_t rank = 0; rank < own.rank; rank++, num++) {
-            s->a[num] = at(own.a, rank * l->in_features, half);
-            s->b[num] = at(own.b, rank * (l->column_ends[layer] - column), half);
+            s->a[num] = at(own.a, rank * l->in_features, narrow);
+            s->b[num] = at(own.b, rank * (l->column_ends[layer] - column), narrow);
         }
         column = l->column_ends[layer];
     }
