@@ -2,13 +2,14 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from finlora.threads import container_quota, set_threads, usable_cores
+from finlora.threads import container_quota, one_thread, set_threads, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +55,15 @@ def test_the_variable_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_else_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert set_threads(0) == usable_cores()
+
+
+def test_one_thread_is_for_this_thread_and_for_a_while() -> None:
+    set_threads(2)
+    seen: list[int] = []
+    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        other.start()
+        other.join()
+    assert seen == [2]
+    assert torch.get_num_threads() == 2

@@ -151,13 +151,18 @@ class TestExpected:
             harness.cache.expect(make_adapter(name))
         assert [r.name for r in harness.cache.residents()] == ["a", "b"]
 
-    def test_a_second_copy_is_dropped(self, harness: Harness) -> None:
+    @pytest.mark.parametrize("is_broken", [False, True])
+    def test_what_a_second_load_gives_is_dropped(self, harness: Harness, is_broken: bool) -> None:
         harness.load("a")
+        if is_broken:
+            harness.broken.add("a")
         # As when the first load was taken just after it had been looked for in RAM.
         harness.cache._loader.begin(make_adapter("a"))
         assert harness.loaded.acquire(timeout=10)
         assert [r.tiers for r in harness.cache.residents()] == [("ram",)]
         assert harness.cache.ram_bytes == 10
+        assert harness.cache.error(make_adapter("a")) is None
+        assert harness.events == ["a in ram"]
 
     def test_nothing_begins_once_the_engine_is_closed(self, harness: Harness) -> None:
         harness.cache.close()

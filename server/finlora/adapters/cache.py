@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.loader import AdapterLoader
-from finlora.adapters.residency import AdapterSlots, CacheObserver, ResidentAdapter, Sized
+from finlora.adapters.residency import CacheObserver, ResidentAdapter, Sized, Slots
 from finlora.errors import AdapterConflictError, AdapterError, FinLoRAError
 
 Weights = TypeVar("Weights", bound=Sized)
@@ -34,7 +34,7 @@ class AdapterCache(Generic[Weights]):
     def __init__(
         self,
         load: Callable[[Adapter], Weights],
-        slots: AdapterSlots[Weights],
+        slots: Slots[Weights],
         *,
         max_loras: int,
         max_bytes: int,
@@ -44,7 +44,7 @@ class AdapterCache(Generic[Weights]):
         self.max_loras = max_loras
         self.on_loaded = on_loaded
         self._loader = AdapterLoader(load, lambda: self.on_loaded())
-        self._places = slots
+        self._engine_slots = slots
         self._max_bytes = max_bytes
         self._observer = observer
         self._ram: OrderedDict[str, Weights] = OrderedDict()
@@ -137,7 +137,7 @@ class AdapterCache(Generic[Weights]):
             self._drop_from_ram(digest)
         if digest in self._slots:
             slot = self._slots.pop(digest)
-            self._places.clear(slot)
+            self._engine_slots.clear(slot)
             self._free_slots.append(slot)
             self._left(digest, "slot")
 
@@ -230,11 +230,13 @@ class AdapterCache(Generic[Weights]):
     def _collect(self) -> None:
         for loaded in self._loader.take():
             digest, name = loaded.adapter.digest, loaded.adapter.name
+            if digest in self._ram:
+                continue  # expected just as another load of it was taken
             if isinstance(loaded.result, AdapterError):
                 self._failed[digest] = loaded.result
                 self._pinned.discard(digest)
                 self._observer.adapter_load_failed(name)
-            elif digest not in self._ram:  # else: expected just as another load of it ended
+            else:
                 self._observer.adapter_loaded(name, "ram", loaded.seconds)
                 self._keep_in_ram(digest, name, loaded.result)
 
@@ -261,7 +263,7 @@ class AdapterCache(Generic[Weights]):
             return False
         started = time.perf_counter()
         try:
-            self._places.write(slot, self._ram[digest])
+            self._engine_slots.write(slot, self._ram[digest])
         except BaseException:
             self._free_slots.append(slot)
             raise
@@ -288,7 +290,7 @@ class AdapterCache(Generic[Weights]):
             del self._versions[digest]
 
     def _may_leave_ram(self, digest: str) -> bool:
-        if digest in self._slots and self._places.borrows:
+        if digest in self._slots and self._engine_slots.borrows:
             return False
         pinned_here = digest in self._pinned and digest not in self._slots
         return not (pinned_here or digest in self._wanted or digest in self._holds)

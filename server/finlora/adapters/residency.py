@@ -16,7 +16,7 @@ class Sized(Protocol):
 Weights = TypeVar("Weights", contravariant=True)
 
 
-class AdapterSlots(Protocol[Weights]):
+class Slots(Protocol[Weights]):
     """Places from which the engine applies adapters."""
 
     @property

@@ -14,6 +14,7 @@ from finlora.adapters.validation import LoRALayer, parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.engine.lora_weights import AdapterWeights, LoRAWeights
 from finlora.engine.siblings import Member
+from finlora.threads import one_thread
 
 
 def squared_row_norms(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -57,12 +58,12 @@ class LoRALoader:
 
     def __call__(self, adapter: Adapter) -> AdapterWeights:
         """Read, verify and convert. Raises AdapterError."""
-        layers = parse_weights(
-            adapter.config, self._read(adapter), self._spec, max_rank=self._max_rank
-        )
-        stays = self._dtype is torch.float32 and all(map(_stays_bfloat16, layers.values()))
-        dtype = torch.bfloat16 if stays else self._dtype
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
+            layers = parse_weights(
+                adapter.config, self._read(adapter), self._spec, max_rank=self._max_rank
+            )
+            stays = self._dtype is torch.float32 and all(map(_stays_bfloat16, layers.values()))
+            dtype = torch.bfloat16 if stays else self._dtype
             return AdapterWeights({n: self._convert(n, x, dtype) for n, x in layers.items()})
 
     def _convert(self, name: str, layer: LoRALayer, dtype: torch.dtype) -> LoRAWeights:

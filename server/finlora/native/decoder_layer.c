@@ -112,9 +112,8 @@ void finlora_decoder_layer(const decoder_layer *l, const step *s, const float *x
     float *narrow = workspace, *outputs = narrow + s->num_tokens * hidden;
     float *inputs = outputs + s->num_tokens * wide;
 
-    finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm.weight,
-                     l->attention_norm.eps, narrow, 0,
-                     s->num_threads);
+    finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm.weight, l->attention_norm.eps,
+                     narrow, 0, s->num_threads);
     apply(&l->query_key_value, s, narrow, outputs);
     attend(l, s, outputs, inputs);
     apply(&l->output, s, inputs, narrow);
