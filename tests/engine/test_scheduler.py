@@ -20,7 +20,7 @@ from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.scheduler import MAX_OVERTAKEN, Scheduler
 from finlora.engine.structured import ChoiceTree
 from finlora.errors import AdapterLoadError
-from tests.adapters.test_cache import Slots, Weights, make_adapter
+from tests.adapters.cache_harness import Slots, Weights, make_adapter
 from tests.engine.requests import make_request
 
 LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=1, dtype=torch.float32)

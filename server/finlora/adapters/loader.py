@@ -36,7 +36,7 @@ class AdapterLoader(Generic[Weights]):
     def __init__(self, load: Callable[[Adapter], Weights], on_loaded: Callable[[], None]) -> None:
         self._load = load
         self._on_loaded = on_loaded
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.Lock()  # of the next two
         self._loading: dict[str, Adapter] = {}  # by digest
         self._closed = False
         self._arrivals: dict[str, Future[None]] = {}  # of loads that somebody waits for

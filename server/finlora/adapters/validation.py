@@ -208,7 +208,7 @@ def _check_numbers(layers: Mapping[str, LoRALayer]) -> None:
 
 
 def _is_within_bounds(tensor: torch.Tensor) -> bool:
-    """Neither is true of NaN, which `aminmax` hands on."""
+    """Whether no value is larger; NaN, which `aminmax` hands on, is within no bounds."""
     least, largest = tensor.aminmax()
     return float(least) >= -LARGEST_VALUE and float(largest) <= LARGEST_VALUE
 
