@@ -2,8 +2,8 @@
 
 Clients keep four adapters busy in a closed loop. A prober sends one request every quarter of a
 second: in one phase each for an adapter that was never asked for, its file put out of the page
-cache; in the other phase for one of the four. So both phases carry the same number of requests,
-and only the loads differ.
+cache; in the other phase for one of the four. In both phases nothing of the prober's prompts is in
+the prefix cache: they carry the same work, and only the loads differ.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ async def _probe(
     own = replace(load, models=tuple(asked), max_tokens=1)
     clock = asyncio.get_running_loop()
     due = clock.time() + interval
-    for body in bodies(own, islice(source.endless(), len(asked))):
+    for body in bodies(own, islice(source.endless_apart(), len(asked))):
         await asyncio.sleep(max(0.0, due - clock.time()))
         due = clock.time() + interval
         await send(connection, body, own, tally)

@@ -48,6 +48,10 @@ class PromptSource:
         """One prompt after another."""
         return map(self._fresh, self._rows)
 
+    def endless_apart(self) -> Iterator[str]:
+        """The same, no two of them with a beginning in common that a prefix cache could serve."""
+        return (f"{_company(self._rng)}: {prompt}" for prompt in self.endless())
+
     def _fresh(self, row: str) -> str:
         while (variant := _vary(row, self._rng)) in self._seen:
             continue
@@ -75,6 +79,10 @@ def _vary(context: str, rng: random.Random) -> str:
     The name comes first: a cached prefix ends where two prompts differ.
     """
     instruction, marker, headline = context.partition(INPUT)
-    company = "".join(rng.choices(string.ascii_uppercase, k=5))
+    company = _company(rng)
     figures = re.sub(r"\d", lambda _: rng.choice(string.digits), headline)
     return f"{instruction}{marker}{company}: {figures}" if marker else f"{company}: {context}"
+
+
+def _company(rng: random.Random) -> str:
+    return "".join(rng.choices(string.ascii_uppercase, k=5))

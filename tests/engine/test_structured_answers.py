@@ -12,10 +12,10 @@ from finlora.engine.guidance import GuidanceCompiler, TokenizerFacts
 from finlora.engine.request import FinishReason, RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.errors import InvalidSamplingParamsError
+from tests.engine.choices import mixed_rows
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import GREEDY, EngineUnderTest
 from tests.engine.requests import make_request
-from tests.engine.test_choice import mixed_rows
 from tests.engine.test_guidance import FACTS, SCHEMA, schema
 from tests.engine.test_parity import prompts
 

@@ -49,6 +49,12 @@ def test_blocks_of_a_round_tell_the_same_headlines() -> None:
         assert len(one) == len(two)
 
 
+def test_prompts_apart_have_no_beginning_in_common() -> None:
+    prompts = list(islice(PromptSource(CONTEXTS).endless_apart(), 200))
+    assert len({prompt[:5] for prompt in prompts}) == 200
+    assert all("Instruction: What is the sentiment?\nInput: " in prompt for prompt in prompts)
+
+
 def test_two_sources_give_the_same_prompts() -> None:
     assert PromptSource(CONTEXTS).blocks(9) == PromptSource(CONTEXTS).blocks(9)
 

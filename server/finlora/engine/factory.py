@@ -74,12 +74,7 @@ def assemble(
     with torch.inference_mode():
         row_norms = squared_row_norms(base.model, list(base.spec.linear_layers))
     report("packing and warming up")
-    pack(base.model)
-    base_bytes = memory_bytes(base.model)
-    replace_packed_layers(base.model)
-    base_bytes["scales"] += replace_unpacked_layers(base.model)
-    base_bytes["embeddings"] -= replace_output_layer(base.model)
-    compile_modules(base.model)
+    base_bytes = _replace_modules(base.model)
     groups = group_layers(base.spec.linear_layers)
     kv_cache = _kv_cache(base, settings)
     memory = KVMemory(kv_cache, PrefixCache() if settings.prefix_cache else None)
@@ -113,6 +108,17 @@ def assemble(
     )
     golden.verify(engine)
     return engine
+
+
+def _replace_modules(model: PreTrainedModel) -> dict[str, int]:
+    """Put what is fastest here in place of the model's own; the bytes of its parts then."""
+    pack(model)
+    num_bytes = memory_bytes(model)
+    replace_packed_layers(model)
+    num_bytes["scales"] += replace_unpacked_layers(model)
+    num_bytes["embeddings"] -= replace_output_layer(model)
+    compile_modules(model)
+    return num_bytes
 
 
 def _slots(base: LoadedBase, groups: list[LayerGroup], settings: Settings) -> LoRASlots:

@@ -1,6 +1,7 @@
 """From an adapter's bytes to weights that fit a slot; runs on the loader thread."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,16 +64,14 @@ class LoRALoader:
                 adapter.config, self._read(adapter), self._spec, max_rank=self._max_rank
             )
             stays = self._dtype is torch.float32 and all(map(_stays_bfloat16, layers.values()))
-            dtype = torch.bfloat16 if stays else self._dtype
-            return AdapterWeights({n: self._convert(n, x, dtype) for n, x in layers.items()})
+            b = _scaled_and_transposed(layers, torch.bfloat16 if stays else self._dtype)
+            return AdapterWeights({n: self._weights(n, x, b[n]) for n, x in layers.items()})
 
-    def _convert(self, name: str, layer: LoRALayer, dtype: torch.dtype) -> LoRAWeights:
+    def _weights(self, name: str, layer: LoRALayer, b: Tensor) -> LoRAWeights:
         magnitude = None
         if layer.magnitude is not None:
             magnitude = self._dora_scale(name, layer).to(self._dtype)
-        scaled_in = torch.bfloat16 if _stays_bfloat16(layer) else torch.float32
-        b = layer.b.T.to(scaled_in, copy=True, memory_format=torch.contiguous_format)
-        return LoRAWeights(layer.a.to(dtype), b.mul_(layer.scaling).to(dtype), magnitude)
+        return LoRAWeights(layer.a.to(b.dtype), b, magnitude)
 
     def _dora_scale(self, name: str, layer: LoRALayer) -> Tensor:
         """g = m / ||W + gamma B A|| without dequantising W: [out_features], float32.
@@ -89,6 +88,27 @@ class LoRALoader:
         norm = (norms.cpu() + cross + square).clamp_min(math.ulp(0.0)).sqrt()
         scale: Tensor = layer.magnitude.float() / norm
         return scale
+
+
+def _scaled_and_transposed(
+    layers: Mapping[str, LoRALayer], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """gamma B^T of every layer, [r, out_features].
+
+    Layers that are alike go through together: a base has hundreds, and as many calls would take
+    longer than the numbers do.
+    """
+    alike: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, layer in layers.items():
+        alike[layer.b.shape, layer.b.dtype, layer.scaling, _stays_bfloat16(layer)].append(name)
+    made: dict[str, Tensor] = {}
+    for names in alike.values():
+        layer = layers[names[0]]
+        scaled_in = torch.bfloat16 if _stays_bfloat16(layer) else torch.float32
+        b = torch.stack([layers[name].b for name in names]).transpose(1, 2)
+        b = b.to(scaled_in, copy=True, memory_format=torch.contiguous_format)
+        made.update(zip(names, b.mul_(layer.scaling).to(dtype).unbind(), strict=True))
+    return made
 
 
 def _stays_bfloat16(layer: LoRALayer) -> bool:

@@ -28,7 +28,7 @@ from finlora.errors import AdapterError
 MAX_OVERTAKEN = 64
 
 
-class AdapterSlots(Protocol):
+class AdapterResidency(Protocol):
     """What the scheduler asks of the adapter cache."""
 
     max_loras: int
@@ -48,7 +48,7 @@ class Scheduler:
     def __init__(
         self,
         memory: KVMemory,
-        adapters: AdapterSlots,
+        adapters: AdapterResidency,
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,

@@ -1,8 +1,8 @@
 """What the engine and the API report, as Prometheus series."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
@@ -11,9 +11,9 @@ from finlora.metrics.adapter_series import TIERS, AdapterSeries, RegisteredAdapt
 from finlora.metrics.events import FinishedRequest, RequestListener
 from finlora.metrics.gauges import EngineGauges, GaugeCollector, memory_limit_bytes
 from finlora.metrics.http_series import HTTPSeries
+from finlora.metrics.sequence_series import SequenceSeries
+from finlora.metrics.step_series import StepSeries
 from finlora.metrics.vllm import VLLMCollector, VLLMSources
-
-PHASES = ("queue", "prefill", "decode")
 
 
 class Metrics:
@@ -35,51 +35,16 @@ class Metrics:
         self._listeners: list[RequestListener] = []
         self._adapters = AdapterSeries(registry, max_adapters, registered)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"finlora_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, edges: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(f"finlora_{name}", text, labels, buckets=edges, registry=registry)
-
+        self._sequences = SequenceSeries(registry)
+        self._steps = StepSeries(registry)
         self.http = HTTPSeries(registry)
-        self._disconnects = counter("disconnects", "Sequences cancelled, by phase", "phase")
-        self._preemptions = counter("preemptions", "Sequences put back for lack of KV pages")
-        self._queue = histogram("request_queue_seconds", "Arrival to first step", buckets.REQUEST)
-        self._prefill = histogram(
-            "request_prefill_seconds", "First step to first token", buckets.REQUEST
+        self._load_seconds = Histogram(
+            "finlora_adapter_load_seconds",
+            "Time to bring an adapter into a tier",
+            ["tier"],
+            buckets=buckets.WAIT,
+            registry=registry,
         )
-        self._ttft = histogram(
-            "time_to_first_token_seconds", "Arrival to first token", buckets.FIRST_TOKEN
-        )
-        self._decode = histogram(
-            "request_decode_seconds", "First token to last token", buckets.REQUEST
-        )
-        self._e2e = histogram("request_seconds", "Arrival to end of a sequence", buckets.REQUEST)
-        self._inter_token = histogram(
-            "inter_token_seconds", "Time between two tokens of a sequence", buckets.INTER_TOKEN
-        )
-        self._token_mean = histogram(
-            "request_mean_token_seconds",
-            "Mean time between the tokens of a sequence",
-            buckets.INTER_TOKEN,
-        )
-        self._prompt_tokens = histogram(
-            "request_prompt_tokens", "Prompt tokens of a sequence", buckets.REQUEST_TOKENS
-        )
-        self._output_tokens = histogram(
-            "request_output_tokens", "Tokens generated for a sequence", buckets.REQUEST_TOKENS
-        )
-        self._step = histogram("step_seconds", "Time of one engine step", buckets.STEP)
-        self._step_tokens = histogram("step_tokens", "Rows of a step's batch", buckets.STEP_TOKENS)
-        self._step_seqs = histogram("step_sequences", "Sequences in a step", buckets.COUNT)
-        self._step_adapters = histogram(
-            "step_adapters", "Different adapters in a step", (0, *buckets.COUNT[:9])
-        )
-        self._load_seconds = histogram(
-            "adapter_load_seconds", "Time to bring an adapter into a tier", buckets.WAIT, "tier"
-        )
-        for phase in PHASES:
-            self._disconnects.labels(phase)
         for tier in TIERS:
             self._load_seconds.labels(tier)
         limit = Gauge("finlora_memory_limit_bytes", "Memory the process may use", registry=registry)
@@ -90,17 +55,14 @@ class Metrics:
         """Read the engine's gauges at every scrape and add the vLLM names for `model_name`."""
         collector = GaugeCollector(gauges, self._adapters)
         self._registry.register(collector)
-        tokens = (self._ttft, self._inter_token, self._token_mean)
-        stages = (self._e2e, self._queue, self._prefill, self._decode)
-        sizes = (self._prompt_tokens, self._output_tokens, self._step_tokens)
         sources = VLLMSources(
-            same=[collector, *tokens, *stages, *sizes],
+            same=[collector, *self._sequences.histograms, self._steps.tokens],
             sums={
                 "prompt_tokens": self._adapters.prompt_tokens,
                 "generation_tokens": self._adapters.output_tokens,
                 "prefix_cache_queries": self._adapters.prompt_tokens,
                 "prefix_cache_hits": self._adapters.cached_tokens,
-                "num_preemptions": self._preemptions,
+                "num_preemptions": self._sequences.preemptions,
             },
             requests=self._adapters.requests,
             gauges=gauges,
@@ -129,20 +91,7 @@ class Metrics:
     def request_finished(self, event: FinishedRequest) -> None:
         """A sequence ended."""
         self._adapters.finished(event)
-        for histogram, seconds in (
-            (self._queue, event.queue_seconds),
-            (self._prefill, event.prefill_seconds),
-            (self._ttft, event.first_token_seconds),
-            (self._decode, event.decode_seconds),
-            (self._token_mean, event.mean_token_seconds),
-            (self._e2e, event.seconds),
-        ):
-            if seconds is not None:
-                histogram.observe(seconds)
-        self._prompt_tokens.observe(event.num_prompt_tokens)
-        self._output_tokens.observe(event.num_output_tokens)
-        if event.reason == "abort":
-            self._disconnects.labels(event.phase).inc()
+        self._sequences.finished(event)
         for listener in self._listeners:
             listener(event)
 
@@ -156,15 +105,14 @@ class Metrics:
         rows: Mapping[str | None, int],
     ) -> None:
         """The engine ran one step; `rows` counts those of each adapter name (None: the base)."""
-        self._step.observe(seconds)
-        self._step_tokens.observe(num_tokens)
-        self._step_seqs.observe(num_seqs)
-        self._step_adapters.observe(num_adapters)
+        self._steps.ran(
+            seconds, num_tokens=num_tokens, num_seqs=num_seqs, num_adapters=num_adapters
+        )
         self._adapters.spent(seconds, rows)
 
     def token_emitted(self, seconds: float) -> None:
         """A sequence got a token `seconds` after its previous one."""
-        self._inter_token.observe(seconds)
+        self._sequences.token_emitted(seconds)
 
     def non_finite(self, adapter: str | None) -> None:
         """The logits of one row were not finite."""
@@ -185,7 +133,7 @@ class Metrics:
 
     def preempted(self) -> None:
         """A running sequence gave its pages back and waits to be computed again."""
-        self._preemptions.inc()
+        self._sequences.preemptions.inc()
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series as a response body, and its content type, for an Accept header."""

@@ -114,45 +114,31 @@ INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, s
     }
 }
 
-INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, int half,
-                        int narrow)
+INLINE void update_tile(const update *u, int64_t slot, int64_t row, int64_t count, scratch *s,
+                        int half, int narrow)
 {
-    if (num_ranks(u->slots, slot) == 0)
-        return;
-    scratch s;
-    find_ranks(u->slots, slot, &s, narrow);
+    find_ranks(u->slots, slot, s, narrow);
     for (; count >= GROUP; count -= GROUP, row += GROUP)
-        update_rows(u, slot, row, GROUP, &s, half, narrow);
+        update_rows(u, slot, row, GROUP, s, half, narrow);
     switch (count) {
-    case 3: update_rows(u, slot, row, 3, &s, half, narrow); break;
-    case 2: update_rows(u, slot, row, 2, &s, half, narrow); break;
-    case 1: update_rows(u, slot, row, 1, &s, half, narrow); break;
+    case 3: update_rows(u, slot, row, 3, s, half, narrow); break;
+    case 2: update_rows(u, slot, row, 2, s, half, narrow); break;
+    case 1: update_rows(u, slot, row, 1, s, half, narrow); break;
     }
 }
 
-static void update_half(const update *u, int64_t slot, int64_t row, int64_t count)
-{
-    update_tile(u, slot, row, count, 1, 1);
-}
-
-static void update_by_narrow(const update *u, int64_t slot, int64_t row, int64_t count)
-{
-    update_tile(u, slot, row, count, 0, 1);
-}
-
-static void update_float(const update *u, int64_t slot, int64_t row, int64_t count)
-{
-    update_tile(u, slot, row, count, 0, 0);
-}
-
+/* Types become constants here. */
 static void update_any(const update *u, int64_t slot, int64_t row, int64_t count, int half)
 {
+    scratch s;
+    if (num_ranks(u->slots, slot) == 0)
+        return;
     if (half)
-        update_half(u, slot, row, count);
+        update_tile(u, slot, row, count, &s, 1, 1);
     else if (u->slots->halves[slot])
-        update_by_narrow(u, slot, row, count);
+        update_tile(u, slot, row, count, &s, 0, 1);
     else
-        update_float(u, slot, row, count);
+        update_tile(u, slot, row, count, &s, 0, 0);
 }
 
 static int64_t num_products(const lora_slots *l, const int64_t *segments, int64_t num_segments)
