@@ -95,6 +95,24 @@ def test_from_one_format_to_another(predict: Predict, expected: Expected, tmp_pa
     assert [row["label"] for row in typed] == [row["label"] for row in text]
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_line_ends_in_a_cell_end_no_row(
+    suffix: str, delimiter: str, predict: Predict, tmp_path: Path
+) -> None:
+    texts = ["Profit\rrose", "Profit\r\nrose", "Profit\nrose", "Profit rose\r", "Profit rose"]
+    source, output = tmp_path / "news.jsonl", tmp_path / f"out.{suffix}"
+    lines = [json.dumps({"text": text, "of\rday": str(i)}) for i, text in enumerate(texts)]
+    source.write_text("\n".join(lines), "utf-8")
+    assert predict(source, "--adapter", "news", "-o", output) == 0
+    written = output.read_bytes().decode()
+    found = read_csv(written, delimiter)
+    assert [(row["text"], row["of\rday"]) for row in found] == [
+        (text, str(i)) for i, text in enumerate(texts)
+    ]
+    assert all(row["label"] in LABELS for row in found)
+    assert written.splitlines(keepends=True)[-1].endswith(f"{delimiter}\n")
+
+
 def test_bad_lines_of_a_table_are_told_and_kept(
     predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

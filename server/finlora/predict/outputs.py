@@ -166,15 +166,11 @@ def encoder(kind: Format, columns: Sequence[str]) -> tuple[str, Encode]:
     if kind is Format.JSONL:
         return "", _json_lines
 
-    def table(rows: Sequence[Sequence[str]]) -> str:
-        text = StringIO()
-        csv.writer(text, delimiter=kind.delimiter, lineterminator="\n").writerows(rows)
-        return text.getvalue()
-
     def encode(rows: Rows) -> str:
-        return table([[cell(row.get(column)) for column in columns] for row in rows])
+        cells = ([cell(row.get(column)) for column in columns] for row in rows)
+        return "".join(_table_line(row, kind.delimiter) for row in cells)
 
-    return table([columns]), encode
+    return _table_line(columns, kind.delimiter), encode
 
 
 def cell(value: object) -> str:
@@ -184,6 +180,17 @@ def cell(value: object) -> str:
     if isinstance(value, bool | int | float | list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def _table_line(cells: Sequence[str], delimiter: str) -> str:
+    """One row of a table.
+
+    The writer of Python 3.11 quotes of "\\r" and "\\n" only what is in its own line end, and
+    readers end a row at either: it gets both, and the line ends in "\\n" all the same.
+    """
+    text = StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _json_lines(rows: Rows) -> str:
