@@ -35,8 +35,10 @@ def _sections(parser: argparse.ArgumentParser, about: str | None = None) -> Iter
     own = [action for action in _actions(parser) if not _is_setting(parser, action)]
     if own:
         yield table(("Option", "Default", ""), [_row(action) for action in own])
-    if any(_is_setting(parser, action) for action in _actions(parser)):
-        yield "Settings (see [there](#settings)) are options too."
+    num_settings = sum(_is_setting(parser, action) for action in _actions(parser))
+    if num_settings:
+        which = "All" if num_settings == len(Settings.model_fields) else "The engine's"
+        yield f"{which} settings (see [there](#settings)) are options too."
     for child, about in _children(parser):
         yield from _sections(child, child.description or about)
 

@@ -54,7 +54,11 @@ def parser() -> Parser:
 def _add_columns(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--labels", type=_words, metavar="A,B,...", help="all labels (default: those in the file)")
-    add("--text-column", metavar="NAME", help="of a table, which is then no list of prompts")
+    add(
+        "--text-column",
+        metavar="NAME",
+        help="text column of a table; each text is put into the template",
+    )
     add("--label-column", metavar="NAME", help="of the table")
     add("--label-values", type=_pairs, default={}, metavar="0=A,1=B", help="cell to label")
     add("--template", help="prompt around {input} (default: the first adapter's own)")

@@ -54,7 +54,11 @@ def parser() -> Parser:
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="five arms, one seed, few rows")
-    size.add_argument("--full", action="store_true", help="all arms with five seeds, all rows")
+    size.add_argument(
+        "--full",
+        action="store_true",
+        help="all arms with five seeds, all training rows, two epochs",
+    )
     add("--model", metavar="TEXT", help="embedded base, folder or hub id")
     add("--data", nargs="+", required=True, metavar="FILE", help="rows to train on")
     add("--test", nargs="+", required=True, metavar="FILE_OR_TASK",

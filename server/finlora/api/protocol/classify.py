@@ -54,7 +54,7 @@ class ClassifyRequest(RequestBody):
         bool, Field(description="the probability of every label, not only of the likeliest")
     ] = False
     cache_salt: Annotated[
-        CacheSalt, Field(description="other salts never share cached prefixes")
+        CacheSalt, Field(description="requests with different salts never share cached prefixes")
     ] = ""
     user: Annotated[UserName | None, Field(description="accepted and ignored")] = None
     metadata: Annotated[Metadata | None, Field(description="accepted and ignored")] = None

@@ -43,7 +43,7 @@ class CompletionRequest(SamplingRequest):
         Field(
             max_length=MAX_SEQUENCES,
             description="string, list of strings, token ids, or list of lists of token ids; "
-            "without it, or empty: an empty document",
+            "without it, or with an empty string: an empty document",
         ),
     ] = None
     max_tokens: Annotated[Count, Field(description="0 needs `echo`")] = 16

@@ -76,15 +76,20 @@ class SamplingRequest(RequestBody):
         Probability, Field(description="least probability, as a share of the likeliest token's")
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Field(gt=0, le=100, description="divides the logits of all tokens so far")
+        float,
+        Field(
+            gt=0,
+            le=100,
+            description="divides positive logits of tokens so far, multiplies negative ones",
+        ),
     ] = 1.0
     ignore_eos: Annotated[bool, Field(description="goes on to `max_tokens`")] = False
     stop_token_ids: Annotated[
         list[TokenId],
-        Field(default_factory=list, max_length=64, description="the text ends with it"),
+        Field(default_factory=list, max_length=64, description="the text ends before it"),
     ]
     cache_salt: Annotated[
-        CacheSalt, Field(description="other salts never share cached prefixes")
+        CacheSalt, Field(description="requests with different salts never share cached prefixes")
     ] = ""
     structured_outputs: Annotated[
         StructuredOutputs | None, Field(description="the form of the answer")
