@@ -1,10 +1,11 @@
 """Settings that are wrong, wherever they come from, are named with their ways in."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from finlora.config import load_settings
+from finlora.config import Settings, load_settings
 from finlora.errors import ConfigError
 
 
@@ -52,3 +53,38 @@ def test_a_wrong_variable_is_told_and_a_key_is_not(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError) as told:
         load_settings(port=1, api_key=12345)
     assert "12345" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key", "registry", "otlp_endpoint", "port"])
+def test_an_empty_variable_is_one_that_is_not_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"FINLORA_{name.upper()}", "")
+    monkeypatch.setenv("FINLORA_CONFIG", "")
+    assert getattr(load_settings(), name) == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+@pytest.mark.parametrize("key", ["", " ", "s3cret\n", "s3 cret"])
+def test_a_key_that_no_header_can_match_is_refused_and_not_shown(
+    name: str, key: str, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_file.write_text(f"{name} = {json.dumps(key)}", "utf-8")
+    with pytest.raises(ConfigError) as from_file:
+        load_settings()
+    config_file.write_text("", "utf-8")
+    with pytest.raises(ConfigError) as from_flag:
+        load_settings(**{name: key})
+    told = [from_file, from_flag]
+    if key:
+        monkeypatch.setenv(f"FINLORA_{name.upper()}", key)
+        with pytest.raises(ConfigError) as from_variable:
+            load_settings()
+        told.append(from_variable)
+    for error in told:
+        assert str(error.value) == (
+            f"{name} (--{name.replace('_', '-')}, FINLORA_{name.upper()}): "
+            "must not be empty or contain white space"
+        )
+        # Tracebacks show the cause, too.
+        assert "cret" not in str(error.value.__cause__)

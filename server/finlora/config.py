@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -52,10 +52,27 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+def _check_key(key: SecretStr) -> SecretStr:
+    """An empty key would let everybody in; one that a file's last line break ends, nobody."""
+    text = key.get_secret_value()
+    if text.split() != [text]:
+        raise ValueError("must not be empty or contain white space")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+
+
 class Settings(BaseSettings):
     """What one server process runs with."""
 
-    model_config = SettingsConfigDict(env_prefix="FINLORA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FINLORA_",
+        env_ignore_empty=True,  # compose files and shells set what was left out to nothing
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # of a key, in a traceback
+    )
 
     model: Annotated[str, Field(description="embedded base, local folder or hub id")] = DEFAULT_BASE
     quantization: Annotated[
@@ -66,8 +83,8 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port; 0 picks a free one")] = 8000
-    api_key: Annotated[SecretStr | None, Field(description="key for /v1 (env preferred)")] = None
-    admin_key: Annotated[SecretStr | None, Field(description="key for administration")] = None
+    api_key: Annotated[Key | None, Field(description="key for /v1 (env preferred)")] = None
+    admin_key: Annotated[Key | None, Field(description="key for administration")] = None
     insecure: Annotated[bool, Field(description="allow a public address without a key")] = False
     max_body_bytes: Annotated[PositiveInt, Field(description="largest request body")] = 4 * MIB
     shutdown_seconds: Annotated[NonNegativeInt, Field(description="time to drain requests")] = 20
@@ -123,10 +140,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then variables, then the TOML file that `FINLORA_CONFIG` names."""
-        file = os.environ.get("FINLORA_CONFIG")
+        file = _config_file()
         if file is None:
             return init_settings, env_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -134,19 +151,24 @@ def load_settings(**flags: Any) -> Settings:
 
     Raises ConfigError with one line per wrong setting.
     """
-    file = os.environ.get("FINLORA_CONFIG")
+    file = _config_file()
     if file is not None:
-        _check_file(Path(file))
+        _check_file(file)
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError("; ".join(map(_told, error.errors()))) from error
 
 
+def _config_file() -> Path | None:
+    return Path(file) if (file := os.environ.get("FINLORA_CONFIG")) else None
+
+
 def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     flag = f"--{name.replace('_', '-')}"
-    what = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    message = problem["msg"].removeprefix("Value error, ")
+    what = f"{message[:1].lower()}{message[1:]}"
     given = "" if name.endswith("_key") else f", not {problem['input']!r:.80}"
     return f"{name} ({flag}, FINLORA_{name.upper()}): {what}{given}"
 

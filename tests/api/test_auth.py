@@ -11,7 +11,7 @@ from starlette.requests import Request
 from finlora.api.app import create_app
 from finlora.api.auth import check_exposure, require_api_key
 from finlora.api.errors import AuthenticationError
-from finlora.config import Settings
+from finlora.config import Settings, load_settings
 from finlora.errors import ConfigError
 
 
@@ -26,6 +26,15 @@ def test_other_machines_need_a_key(host: str) -> None:
         check_exposure(Settings(host=host))
     check_exposure(Settings(host=host, api_key=SecretStr("key")))
     check_exposure(Settings(host=host, insecure=True))
+
+
+def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINLORA_API_KEY", "")
+    monkeypatch.setenv("FINLORA_ADMIN_KEY", "")
+    settings = load_settings(host="0.0.0.0")
+    assert settings.admin_key is None
+    with pytest.raises(ConfigError, match="FINLORA_API_KEY"):
+        check_exposure(settings)
 
 
 def test_administration_needs_a_key_of_its_own() -> None:
