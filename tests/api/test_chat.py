@@ -258,6 +258,15 @@ def test_an_image_is_told_why(http: httpx.Client) -> None:
     assert "text only" in message
 
 
+@pytest.mark.parametrize("kind", ["5", "null", "[" * 1000 + "]" * 1000])
+def test_a_part_without_a_name_for_its_type_is_refused(http: httpx.Client, kind: str) -> None:
+    part = f'{{"model": "news", "messages": [{{"role": "user", "content": [{{"type": {kind}}}]}}]}}'
+    response = http.post("/v1/chat/completions", content=part)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "messages")
+    assert "`type`" in error["message"]
+
+
 def test_a_base_without_a_chat_template_says_so(
     http: httpx.Client, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

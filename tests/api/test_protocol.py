@@ -54,6 +54,7 @@ def test_keys_of_logit_bias_are_token_ids() -> None:
         ({"prompt": [1.0]}, "prompt"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"prompt": {"text": "a"}}, "prompt"),
+        ({"guided_json": {"const": "\ud800"}}, "guided_json"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),

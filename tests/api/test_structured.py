@@ -24,6 +24,8 @@ PROMPT = "Shares fell 4.2 percent. "
 PATTERN = "[A-Z]{2,4}: -?[0-9]{1,3}\\.[0-9]%"
 LARK = 'start: "up" | "down" " by " NUMBER "%"\nNUMBER: /[1-9][0-9]{0,2}/'
 LARK_PATTERN = "up|down by [1-9][0-9]{0,2}%"
+# JSON is read up to 1,024 levels and written up to 254.
+DEEP = json.loads('{"not":' * 300 + "{}" + "}" * 300)
 MESSAGES: list[Any] = [{"role": "user", "content": PROMPT}]
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "news", "schema": SCHEMA}}
 
@@ -119,6 +121,7 @@ def test_a_limit_cuts_it(client: openai.OpenAI) -> None:
         ({"guided_json": [1]}, "guided_json"),
         ({"guided_json": {"type": "surprise"}}, "guided_json"),
         ({"guided_json": {"enum": ["x" * 70_000]}}, "guided_json"),
+        ({"guided_json": DEEP}, "guided_json"),
         ({"guided_grammar": "start: unknown"}, "guided_grammar"),
         ({"guided_grammar": HOSTILE}, "guided_grammar"),
         ({"structured_outputs": {"regex": "(a"}}, "structured_outputs"),
@@ -139,9 +142,9 @@ def test_what_cannot_be_followed_is_refused_by_name(
     assert param in error["message"]
 
 
-def test_a_schema_of_a_chat_is_refused_by_name(http: httpx.Client) -> None:
-    schema = {"name": "x", "schema": {"type": "surprise"}}
-    wanted = {"type": "json_schema", "json_schema": schema}
+@pytest.mark.parametrize("schema", [{"type": "surprise"}, DEEP])
+def test_a_schema_of_a_chat_is_refused_by_name(http: httpx.Client, schema: dict[str, Any]) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     body = {"model": "news", "messages": MESSAGES, "response_format": wanted}
     response = http.post("/v1/chat/completions", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")

@@ -30,8 +30,10 @@ def _text_of(part: Any) -> str:
     if not isinstance(part, dict):
         raise ValueError("a part of the content must be an object")
     kind = part.get("type")
+    if not isinstance(kind, str):  # what is no text may nest too deeply to be shown
+        raise ValueError("a part of the content must have a `type`, a string")
     if kind != "text":
-        raise ValueError(f"a part of type {str(kind)[:40]!r} is not supported: {TEXT_ONLY}")
+        raise ValueError(f"a part of type {kind[:40]!r} is not supported: {TEXT_ONLY}")
     if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
         raise ValueError("a text part must have `type` and `text`, a string, and nothing else")
     return part["text"]

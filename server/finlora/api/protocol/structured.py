@@ -19,7 +19,10 @@ def _schema_text(value: Any) -> Any:
         value = orjson.loads(value)  # JSONDecodeError is a ValueError
     if not isinstance(value, dict):
         raise ValueError("must be a JSON schema: an object")
-    text = orjson.dumps(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:  # a TypeError: it writes fewer levels than it reads
+        raise ValueError(f"cannot be used: {error}") from error
     if len(text.encode()) > MAX_GRAMMAR_BYTES:
         raise ValueError(f"must be at most {MAX_GRAMMAR_BYTES} bytes")
     return text
