@@ -1,13 +1,16 @@
 """The base's tokenizer over HTTP, in vLLM's shapes."""
 
+import threading
 from typing import Any
 
 import httpx
 import pytest
 
+from finlora.api.encoding import MAX_CHARACTERS_PER_TOKEN, MAX_INLINE_CHARACTERS
 from tests import tiny_models
-from tests.api.live import MAX_MODEL_LEN
+from tests.api.live import MAX_MODEL_LEN, LiveServer
 
+MAX_PROMPT_CHARACTERS = MAX_MODEL_LEN * MAX_CHARACTERS_PER_TOKEN
 FAST = tiny_models.tokenizer()
 TEXT = "Zürich's <|im_end|> café 🎉"
 CHAT = [{"role": "user", "content": "Shares fell"}]
@@ -45,9 +48,37 @@ def test_a_chat(http: httpx.Client, prompt: bool) -> None:
 
 
 def test_long_texts_too(http: httpx.Client) -> None:
-    text = TEXT * 1000
-    tokens = post(http, "/tokenize", prompt=text)["tokens"]
-    assert post(http, "/detokenize", tokens=tokens)["prompt"] == text
+    text = TEXT * (MAX_PROMPT_CHARACTERS // len(TEXT))
+    answer = post(http, "/tokenize", prompt=text, return_token_strs=True)
+    assert len(answer["token_strs"]) == answer["count"]
+    assert post(http, "/detokenize", tokens=answer["tokens"])["prompt"] == text
+
+
+def test_texts_that_are_longer_than_any_prompt_are_refused(http: httpx.Client) -> None:
+    response = http.post("/tokenize", json={"prompt": "a" * (MAX_PROMPT_CHARACTERS + 1)})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "prompt")
+    assert error["code"] == "context_length_exceeded"
+
+
+def test_labels_are_made_when_asked_for_and_beside_the_event_loop(
+    server: LiveServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    label = server.state.vocabulary.label
+
+    def watched(token_id: int) -> str:
+        threads.append(threading.current_thread().name)
+        return label(token_id)
+
+    text = "🎉" * MAX_PROMPT_CHARACTERS  # four tokens each
+    with monkeypatch.context() as patch:
+        patch.setattr(server.state.vocabulary, "label", watched)
+        post(http, "/tokenize", prompt=text)
+        assert threads == []
+        count = post(http, "/tokenize", prompt=text, return_token_strs=True)["count"]
+    assert len(threads) == count > MAX_INLINE_CHARACTERS
+    assert "http" not in threads
 
 
 def test_what_the_tokenizer_is(http: httpx.Client) -> None:

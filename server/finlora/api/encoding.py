@@ -70,7 +70,8 @@ def check_ids(param: str, token_ids: Iterable[int], num_ids: int) -> None:
 
 
 async def encode_text(state: ServerState, text: str, *, add_special_tokens: bool) -> list[int]:
-    """Token ids of a text as it stands."""
+    """Token ids of a prompt as it stands. Raises PromptTooLongError."""
+    _check_length(len(text), state.engine.max_model_len, param="prompt")
 
     def encode() -> list[int]:
         return state.engine.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids

@@ -21,13 +21,13 @@ async def tokenize(request: Request) -> Response:
     body = TokenizeRequest.from_json(await read_body(request, state.settings.max_body_bytes))
     _check_model(state, body.model)
     token_ids = await _token_ids(state, body)
-    labels = [state.vocabulary.label(token_id) for token_id in token_ids]
+    labels = await _labels(state, token_ids) if body.return_token_strs else None
     return _json(
         {
             "count": len(token_ids),
             "max_model_len": state.engine.max_model_len,
             "tokens": token_ids,
-            "token_strs": labels if body.return_token_strs else None,
+            "token_strs": labels,
         }
     )
 
@@ -74,6 +74,13 @@ async def _token_ids(state: ServerState, body: TokenizeRequest) -> list[int]:
         )
         return chat.token_ids
     return await encode_text(state, body.prompt or "", add_special_tokens=body.add_special_tokens)
+
+
+async def _labels(state: ServerState, token_ids: list[int]) -> list[str]:
+    def make() -> list[str]:
+        return [state.vocabulary.label(token_id) for token_id in token_ids]
+
+    return make() if len(token_ids) <= MAX_INLINE_CHARACTERS else await asyncio.to_thread(make)
 
 
 def _check_model(state: ServerState, model: str | None) -> None:
