@@ -187,3 +187,14 @@ def test_the_scraper_gets_the_format_it_asks_for(
     body, sent = metrics.exposition(accept)
     assert sent.startswith(content_type)
     assert (b"# EOF" in body) == ("openmetrics" in accept)
+
+
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "1.0.x", "1.", "\u00b2", "9" * 5000 + ".x"])
+def test_who_asks_for_a_version_that_is_none_gets_plain_text(
+    metrics: Metrics, media_type: str, version: str
+) -> None:
+    plain = metrics.exposition()[1]
+    body, sent = metrics.exposition(f"{media_type}; version={version}")
+    assert sent == plain
+    assert b"finlora_requests_total" in body

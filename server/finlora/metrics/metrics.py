@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from finlora.metrics import buckets
 from finlora.metrics.adapter_series import TIERS, AdapterSeries, RegisteredAdapters
@@ -138,5 +139,13 @@ class Metrics:
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series as a response body, and its content type, for an Accept header."""
         self._adapters.forget_removed()
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         return encode(self._registry), content_type
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """What writes the series, and its content type; plain text when `accept` cannot be read."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number: anybody can send one
+        return choose_encoder("")
