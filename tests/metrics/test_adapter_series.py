@@ -141,6 +141,28 @@ def test_series_of_a_removed_adapter_disappear_and_do_not_come_back(
     assert adapters_in(metrics) == {BASE_LABEL, "tweets", "new", OTHER_LABEL}
 
 
+def test_totals_of_the_server_do_not_fall_when_an_adapter_is_removed() -> None:
+    registered = Registered({"news", "tweets"})
+    metrics = make(registered=registered)
+    metrics.watch("base", Gauges)
+    for name in ("news", "tweets", None):
+        finish(metrics, name, reason="length")
+    before = totals(metrics)
+    assert before["vllm:prompt_tokens_total", ""] == 30
+    assert before["vllm:request_success_total", "length"] == 3
+    registered.set("tweets")
+    assert totals(metrics) == before
+    assert "news" not in adapters_in(metrics)
+
+
+def totals(metrics: Metrics) -> dict[tuple[str, str], float]:
+    return {
+        (name, labels.get("finished_reason", "")): count
+        for name, labels, count in samples(metrics)
+        if name.startswith("vllm:") and name.endswith("_total")
+    }
+
+
 def test_series_start_at_zero_so_that_the_first_event_is_an_increase() -> None:
     metrics = make()
     metrics.adapter_loaded("news", "ram", 0.1)

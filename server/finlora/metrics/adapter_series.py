@@ -49,11 +49,11 @@ class AdapterSeries:
         self._names: set[str] = set()
         # A series must not come back between the moment its name is looked up and counted.
         self._lock = threading.Lock()
-        self.requests = counter("requests", "Sequences that ended", "reason")
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens served")
-        self.cached_tokens = counter("prompt_tokens_cached", "Of these, from the prefix cache")
-        self.output_tokens = counter("output_tokens", "Tokens generated")
-        self.prefix_hits = counter("prefix_cache_hits", "Sequences that found a cached beginning")
+        self._requests = counter("requests", "Sequences that ended", "reason")
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens served")
+        self._cached_tokens = counter("prompt_tokens_cached", "Of these, from the prefix cache")
+        self._output_tokens = counter("output_tokens", "Tokens generated")
+        self._prefix_hits = counter("prefix_cache_hits", "Sequences that found a cached beginning")
         self._labels = counter(
             "predicted_labels", f"Answers that are a label, or {OTHER_LABEL}", "label"
         )
@@ -68,12 +68,12 @@ class AdapterSeries:
         """A sequence ended."""
         with self._lock:
             name = self._label(event.adapter)
-            self.requests.labels(name, event.reason).inc()
-            self.prompt_tokens.labels(name).inc(event.num_prompt_tokens)
-            self.output_tokens.labels(name).inc(event.num_output_tokens)
+            self._requests.labels(name, event.reason).inc()
+            self._prompt_tokens.labels(name).inc(event.num_prompt_tokens)
+            self._output_tokens.labels(name).inc(event.num_output_tokens)
             if event.num_cached_tokens:
-                self.cached_tokens.labels(name).inc(event.num_cached_tokens)
-                self.prefix_hits.labels(name).inc()
+                self._cached_tokens.labels(name).inc(event.num_cached_tokens)
+                self._prefix_hits.labels(name).inc()
             if event.labels and event.reason in ("stop", "length"):
                 self._labels.labels(name, _answer(name, event)).inc()
 
@@ -139,10 +139,10 @@ class AdapterSeries:
     def _begin(self, name: str) -> None:
         """Start at 0: a rate sees only growth from a value that was scraped before."""
         for reason in REASONS:
-            self.requests.labels(name, reason)
-        for counter in (self.prompt_tokens, self.cached_tokens, self.output_tokens, self._seconds):
+            self._requests.labels(name, reason)
+        for counter in (self._prompt_tokens, self._cached_tokens, self._output_tokens):
             counter.labels(name)
-        for counter in (self.prefix_hits, self._non_finite):
+        for counter in (self._prefix_hits, self._seconds, self._non_finite):
             counter.labels(name)
         if name == BASE_LABEL:
             return

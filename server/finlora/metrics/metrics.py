@@ -14,6 +14,7 @@ from finlora.metrics.gauges import EngineGauges, GaugeCollector, memory_limit_by
 from finlora.metrics.http_series import HTTPSeries
 from finlora.metrics.sequence_series import SequenceSeries
 from finlora.metrics.step_series import StepSeries
+from finlora.metrics.totals import Totals
 from finlora.metrics.vllm import VLLMCollector, VLLMSources
 
 
@@ -35,7 +36,7 @@ class Metrics:
         self._max_adapters = max_adapters
         self._listeners: list[RequestListener] = []
         self._adapters = AdapterSeries(registry, max_adapters, registered)
-
+        self._totals = Totals()
         self._sequences = SequenceSeries(registry)
         self._steps = StepSeries(registry)
         self.http = HTTPSeries(registry)
@@ -58,14 +59,14 @@ class Metrics:
         self._registry.register(collector)
         sources = VLLMSources(
             same=[collector, *self._sequences.histograms, self._steps.tokens],
-            sums={
-                "prompt_tokens": self._adapters.prompt_tokens,
-                "generation_tokens": self._adapters.output_tokens,
-                "prefix_cache_queries": self._adapters.prompt_tokens,
-                "prefix_cache_hits": self._adapters.cached_tokens,
+            totals={
+                "prompt_tokens": self._totals.prompt_tokens,
+                "generation_tokens": self._totals.output_tokens,
+                "prefix_cache_queries": self._totals.prompt_tokens,
+                "prefix_cache_hits": self._totals.cached_tokens,
                 "num_preemptions": self._sequences.preemptions,
             },
-            requests=self._adapters.requests,
+            requests=self._totals.requests,
             gauges=gauges,
         )
         self._registry.register(VLLMCollector(model_name, sources, self._max_adapters))
@@ -92,6 +93,7 @@ class Metrics:
     def request_finished(self, event: FinishedRequest) -> None:
         """A sequence ended."""
         self._adapters.finished(event)
+        self._totals.finished(event)
         self._sequences.finished(event)
         for listener in self._listeners:
             listener(event)

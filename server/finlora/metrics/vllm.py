@@ -40,10 +40,10 @@ VLLM_HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class VLLMSources:
-    """Our series that vLLM knows by other names; `sums` are added up over their adapters."""
+    """Our series that vLLM knows by other names; `totals` by its names, without `vllm:`."""
 
     same: Sequence[Collector]
-    sums: Mapping[str, Counter]
+    totals: Mapping[str, Counter]
     requests: Counter
     gauges: Callable[[], EngineGauges]
 
@@ -64,9 +64,10 @@ class VLLMCollector(Collector):
             elif metric.name in VLLM_HISTOGRAMS:
                 name, edges = VLLM_HISTOGRAMS[metric.name]
                 yield self._renamed(metric, name, _at(edges, metric.samples))
-        for name, counter in self._sources.sums.items():
+        for name, counter in self._sources.totals.items():
             family = self._counter(name, next(iter(counter.describe())).documentation, [])
-            family.add_metric([self._model_name], sum(v for _, v in _totals(counter)))
+            for _, value in _values(counter):
+                family.add_metric([self._model_name], value)
             yield family
         yield self._finished()
         yield self._lora_requests()
@@ -82,11 +83,8 @@ class VLLMCollector(Collector):
 
     def _finished(self) -> Metric:
         family = self._counter("request_success", "Sequences that ended", ["finished_reason"])
-        reasons: dict[str, float] = {}
-        for labels, value in _totals(self._sources.requests):
-            reasons[labels["reason"]] = reasons.get(labels["reason"], 0) + value
-        for reason, value in reasons.items():
-            family.add_metric([self._model_name, reason], value)
+        for labels, value in _values(self._sources.requests):
+            family.add_metric([self._model_name, labels["reason"]], value)
         return family
 
     def _lora_requests(self) -> Metric:
@@ -121,7 +119,7 @@ def _at(edges: Sequence[float], samples: Iterable[Sample]) -> Iterator[Sample]:
     return (s for s in samples if "le" not in s.labels or float(s.labels["le"]) in kept)
 
 
-def _totals(counter: Counter) -> Iterable[tuple[dict[str, str], float]]:
+def _values(counter: Counter) -> Iterable[tuple[dict[str, str], float]]:
     for metric in counter.collect():
         for sample in metric.samples:
             if sample.name.endswith("_total"):
