@@ -86,7 +86,7 @@ async def _run(
 
 def _connection(args: argparse.Namespace) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     if args.url is None:
-        return in_process(engine_settings(args))
+        return in_process(engine_settings(args), args.concurrency)
     return remote(args.url, server_key(args), args.concurrency)
 
 

@@ -12,14 +12,17 @@ TIMEOUT_SECONDS = 3600
 
 
 @asynccontextmanager
-async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def in_process(settings: Settings, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
     """The very application that `finlora serve` runs, without a socket. Raises FinLoRAError."""
     # Imported here: a server that runs already needs neither the framework nor torch.
     from finlora.api.app import app_of
+    from finlora.api.protocol.fields import MAX_SEQUENCES
     from finlora.api.state import ServerState
 
-    open_settings = settings.model_copy(update={"api_key": None})
-    state = ServerState(open_settings, on_phase=lambda phase: None)
+    # Nobody else sends: the queue has room for all that is sent at a time.
+    num_sent = max(settings.max_num_waiting, concurrency * MAX_SEQUENCES)
+    own_settings = settings.model_copy(update={"api_key": None, "max_num_waiting": num_sent})
+    state = ServerState(own_settings, on_phase=lambda phase: None)
     app = app_of(state)
     async with app.router.lifespan_context(app):
         await state.loaded()

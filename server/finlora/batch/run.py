@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 
-from finlora.batch.requests import BatchRequest, Line
-from finlora.batch.responses import ResponseFile, answered, problem, refused
-from finlora.errors import RemoteError, RequestError
+from finlora.batch.requests import Line
+from finlora.batch.responses import ResponseFile, problem, refused
+from finlora.batch.sender import Sender
+from finlora.errors import RequestError
 from finlora.predict.progress import MAX_REPORTED, Standing, View
-from finlora.predict.remote import BUSY, MAX_TRIES, seconds_to_wait
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -34,7 +34,7 @@ class BatchRun:
     ) -> None:
         self.tally = Tally(num_known=output.num_known)
         self.fraction: float | None = None  # of the input that was read
-        self._client = client
+        self._sender = Sender(client, concurrency=concurrency)
         self._output = output
         self._view = view
         self._concurrency = concurrency
@@ -43,7 +43,7 @@ class BatchRun:
         self._started = self._written = time.monotonic()
 
     async def send_all(self, lines: Iterable[Line]) -> Tally:
-        """Until every request has its line. Raises RemoteError when the server is gone."""
+        """Until every request has its line. Raises RemoteError; what is answered is kept."""
         try:
             for line in lines:
                 await self._begin(line)
@@ -66,7 +66,7 @@ class BatchRun:
             return
         while len(self._running) >= self._concurrency:
             await self._wait()
-        self._running.add(asyncio.create_task(self._send(request)))
+        self._running.add(asyncio.create_task(self._sender.send(request)))
 
     def _refusal(self, line: Line) -> dict[str, Any] | None:
         """The response of a request that is not sent."""
@@ -87,28 +87,6 @@ class BatchRun:
         for error in results:
             if isinstance(error, BaseException):
                 raise error
-
-    async def _send(self, request: BatchRequest) -> dict[str, Any]:
-        for number in range(MAX_TRIES):
-            answer = await self._post(request)
-            if answer.status_code not in BUSY:
-                break
-            await asyncio.sleep(seconds_to_wait(answer, number))
-        try:
-            body = answer.json()
-        except ValueError:
-            body = {"error": {"message": answer.text[:1000]}}
-        request_id = answer.headers.get("x-request-id")
-        return answered(request.custom_id, answer.status_code, request_id, body)
-
-    async def _post(self, request: BatchRequest) -> httpx.Response:
-        try:
-            return await self._client.post(request.url, json=request.body)
-        except httpx.HTTPError as error:
-            raise RemoteError(
-                f"{self._client.base_url} does not answer ({error or type(error).__name__}): "
-                "is `finlora serve` running there?"
-            ) from error
 
     def _keep(self, line: dict[str, Any]) -> None:
         self._output.add(line)

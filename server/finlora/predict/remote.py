@@ -18,6 +18,7 @@ TEXTS_IN_A_REQUEST = 32
 REQUESTS_AT_ONCE = 4
 CHUNKS_AHEAD = 2 * REQUESTS_AT_ONCE
 MAX_TRIES = 8
+MIN_SECONDS_TO_WAIT, MAX_SECONDS_TO_WAIT = 0.05, 60.0  # whatever a busy server says
 TIMEOUT_SECONDS = 600
 BUSY = (429, 502, 503, 504)
 # About this very text or list of texts; any other answer would be the same for all.
@@ -80,7 +81,7 @@ class RemoteLabeller:
         answer = self._ask("POST", "classify", json=body)
         if answer.status_code in OF_THE_TEXTS and _error(answer).get("param") not in OF_THE_TASK:
             if len(texts) == 1:
-                return [RequestError(_message(answer))]
+                return [RequestError(message_of(answer))]
             return [found for text in texts for found in self._classify([text])]
         entries = sorted(_json(answer)["data"], key=lambda entry: entry["index"])
         return [Classification(e["label"], e["probabilities"]) for e in entries]
@@ -133,16 +134,17 @@ def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
 def _json(answer: httpx.Response) -> Any:
     """The body of a good answer. Raises RemoteError."""
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        raise RemoteError(f"{answer.url}: {_message(answer)}; put the key into FINLORA_API_KEY")
+        raise RemoteError(f"{answer.url}: {message_of(answer)}; put the key into FINLORA_API_KEY")
     if not answer.is_success:
-        raise RemoteError(f"{answer.url}: {answer.status_code}: {_message(answer)}")
+        raise RemoteError(f"{answer.url}: {answer.status_code}: {message_of(answer)}")
     try:
         return answer.json()
     except ValueError as error:
         raise RemoteError(f"{answer.url}: the answer is not JSON") from error
 
 
-def _message(answer: httpx.Response) -> str:
+def message_of(answer: httpx.Response) -> str:
+    """What an answer that is no good one says."""
     return str(_error(answer).get("message") or answer.text[:200] or answer.reason_phrase)
 
 
@@ -158,6 +160,8 @@ def _error(answer: httpx.Response) -> dict[str, Any]:
 def seconds_to_wait(answer: httpx.Response, number: int) -> float:
     """Before the next try at a busy server, by what it says or longer each time."""
     try:
-        return min(float(answer.headers["retry-after"]), 60)
+        seconds = float(answer.headers["retry-after"])
     except (KeyError, ValueError):
-        return float(min(0.5 * 2**number, 10))
+        seconds = min(0.5 * 2 ** min(number, 5), 10)
+    # The constant first: it also wins against NaN.
+    return min(max(MIN_SECONDS_TO_WAIT, seconds), MAX_SECONDS_TO_WAIT)
