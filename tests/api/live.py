@@ -16,6 +16,7 @@ from finlora.adapters.adapter import Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
 from finlora.api.access_log import Tracer
 from finlora.api.app import app_of
+from finlora.api.heads import BoundedHeads
 from finlora.api.state import ServerState
 from finlora.bases.spec import BaseSpec
 from finlora.config import Settings
@@ -43,7 +44,8 @@ class LiveServer:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(app_of(self.state, tracer), log_level="error", lifespan="on")
+        app = app_of(self.state, tracer)
+        config = uvicorn.Config(app, http=BoundedHeads, log_level="error", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http")
 

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from finlora.api.cli import _listen, main
+from finlora.api.heads import MAX_HEAD_BYTES
 from finlora.config import Settings
 from finlora.errors import ConfigError
 
@@ -120,6 +121,12 @@ def test_time_to_drain_is_bounded_and_who_is_cut_off_is_told(settings: Settings)
             with pytest.raises(openai.APIError, match="stopped"):
                 list(stream)
         assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_large_heads_are_refused(settings: Settings) -> None:
+    with started(settings) as process:
+        large = {"X-Large": "x" * (MAX_HEAD_BYTES + 1)}
+        assert httpx.get(f"{address_of(process)}/health", headers=large).status_code == 431
 
 
 def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:

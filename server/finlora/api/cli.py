@@ -13,6 +13,7 @@ from rich.text import Text
 
 from finlora.api.app import app_of
 from finlora.api.auth import check_exposure
+from finlora.api.heads import BoundedHeads
 from finlora.api.runner import Server
 from finlora.api.state import ServerState
 from finlora.api.trace_setup import make_tracer
@@ -94,6 +95,7 @@ def _serve(settings: Settings, listener: socket.socket, console: Console | None)
     state = ServerState(settings, on_phase=_phase_reporter(console))
     config = uvicorn.Config(
         app_of(state, tracer),
+        http=BoundedHeads,
         backlog=BACKLOG,
         # Its lines go where ours go; of requests we tell ourselves.
         log_config=None,

@@ -52,6 +52,8 @@ class ErrorKind:
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 INTERNAL_ERROR = ErrorKind(500, SERVER, "internal_error")
+# Told before there is a request that could raise it: see heads.py.
+HEAD_TOO_LARGE = ErrorKind(431, INVALID, "request_too_large")
 
 ERRORS: dict[type[Exception], ErrorKind] = {
     RequestError: ErrorKind(400, INVALID, "invalid_value"),
@@ -81,14 +83,15 @@ def kind_of(error: Exception) -> ErrorKind:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """OpenAI's error object; an internal error shows nothing of its inside."""
+    """What a client sees of an error; an internal one shows nothing of its inside."""
     kind = kind_of(error)
     message = "internal error" if kind is INTERNAL_ERROR else str(error)
     param = getattr(error, "param", None) or kind.param
-    return _body(kind, message, param)
+    return body_of(kind, message, param)
 
 
-def _body(kind: ErrorKind, message: str, param: str | None = None) -> dict[str, Any]:
+def body_of(kind: ErrorKind, message: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
     return {"error": {"message": message, "type": kind.type, "param": param, "code": kind.code}}
 
 
@@ -129,7 +132,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     kind = HTTP_ERRORS.get(error.status_code, other)
     note_error(kind.code)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return _response(kind, _body(kind, message), dict(error.headers or {}))
+    return _response(kind, body_of(kind, message), dict(error.headers or {}))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
