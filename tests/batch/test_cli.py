@@ -104,6 +104,22 @@ def test_what_is_wrong_has_a_line_too(
     assert f"8 responses in {output}, 7 of them with errors" in told
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 5000, '"\\ud800"'])
+def test_a_body_that_no_json_can_hold_ends_no_run(
+    number: str, server: LiveServer, tmp_path: Path
+) -> None:
+    line = json.dumps(request("odd", "completions", model="news", prompt="a", top_p="?"))
+    requests: Requests = [line.replace('"?"', number), GOOD[0]]
+    source, output = write(tmp_path / "in.jsonl", requests), tmp_path / "out.jsonl"
+    assert main([str(source), "-o", str(output), "--url", server.url]) == 3
+    found = responses(output)
+    assert found["completion"]["response"]["status_code"] == 200
+    (odd,) = [line for name, line in found.items() if name != "completion"]
+    assert odd["response"] is None
+    assert odd["error"]["code"] == "invalid_request"
+    assert odd["error"]["message"].startswith(f"{source}:1: ")
+
+
 def test_a_run_goes_on_with_what_has_no_line(server: LiveServer, tmp_path: Path) -> None:
     source, output = write(tmp_path / "in.jsonl", [BAD[0], *GOOD]), tmp_path / "out.jsonl"
     arguments = [str(source), "-o", str(output), "--url", server.url]

@@ -1,11 +1,13 @@
 """One line of a request file, checked as far as no server is needed for."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from finlora.errors import RequestError
 
@@ -22,6 +24,16 @@ class BatchRequest(BaseModel):
     method: Literal["POST"]
     url: Literal["/v1/completions", "/v1/chat/completions", "/v1/classify"]
     body: dict[str, Any]
+
+    @field_validator("body")
+    @classmethod
+    def _can_be_sent(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """Reading allows what JSON has not: NaN, and numbers too large for a float."""
+        try:
+            json.dumps(body, allow_nan=False)
+        except ValueError as error:
+            raise PydanticCustomError("not_json", "holds a number that JSON has not") from error
+        return body
 
 
 class _Stated(BaseModel):
