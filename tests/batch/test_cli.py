@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from finlora.batch.cli import main
-from finlora.errors import ConfigError, RemoteError
+from finlora.errors import ConfigError, FinLoRAError, RemoteError
 from tests.api.live import LiveServer
 from tests.batch.conftest import World
 
@@ -166,6 +166,29 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         main([str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "new.jsonl")])
     with pytest.raises(ConfigError, match="--threads is for the engine here"):
         main([str(source), "-o", str(tmp_path / "new.jsonl"), "--url", "x", "--threads", "1"])
+
+
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        ("none.jsonl", []),
+        ("in.jsonl", ["--url", "http://127.0.0.1:9"]),
+        ("in.jsonl", ["--model", "/no/such/base"]),
+    ],
+)
+def test_an_output_is_replaced_only_by_another(
+    source: str, flags: list[str], server: LiveServer, tmp_path: Path
+) -> None:
+    write(tmp_path / "in.jsonl", GOOD[:1])
+    empty, output = tmp_path / "empty.jsonl", tmp_path / "out.jsonl"
+    output.write_text("precious", "utf-8")
+    arguments = ["-o", str(output), "--overwrite"]
+    with pytest.raises(FinLoRAError):
+        main([str(tmp_path / source), *arguments, *flags])
+    assert output.read_text("utf-8") == "precious"
+    empty.touch()
+    assert main([str(empty), *arguments, "--url", server.url]) == 0
+    assert output.read_bytes() == b""
 
 
 def test_a_server_that_is_gone_is_an_error(

@@ -251,6 +251,29 @@ def test_an_output_is_overwritten_only_when_asked(predict: Predict, tmp_path: Pa
     assert len(read_csv(output.read_text("utf-8"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("no.csv", ["--adapter", "news"]),
+        ("news.csv", ["--adapter", "nobody"]),
+        ("news.csv", ["--adapter", "news", "--text-column", "none"]),
+        ("labelled.csv", ["--adapter", "news", "--text-column", "text"]),
+    ],
+)
+def test_an_output_is_replaced_only_by_another(
+    name: str, arguments: list[str], predict: Predict, tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "news.csv", [{"text": "a b"}])
+    write_csv(tmp_path / "labelled.csv", [{"text": "a b", "label": "mine"}])
+    output, progress = tmp_path / "out.csv", tmp_path / "out.csv.progress"
+    output.write_text("precious", "utf-8")
+    progress.write_text("where it ended", "utf-8")
+    with pytest.raises(FinLoRAError):
+        predict(tmp_path / name, "-o", output, "--overwrite", *arguments)
+    assert output.read_text("utf-8") == "precious"
+    assert progress.read_text("utf-8") == "where it ended"
+
+
 def test_the_base_needs_labels(predict: Predict, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "news.csv", [{"text": "a"}])
     with pytest.raises(RequestError, match="labels"):

@@ -51,7 +51,7 @@ def label(source_path: Path, output_path: Path, labeller: Counting, prefix: str 
     kinds = {".csv": Format.CSV, ".jsonl": Format.JSONL, ".parquet": Format.PARQUET}
     kind = kinds[output_path.suffix]
     destination = Destination(output_path, kind, source_path, Format.CSV)
-    destination.prepare(overwrite=False)
+    destination.prepare()
     with open_source(source_path, Format.CSV) as source:
         output = destination.open(source, "text", added, labeller.identity)
         with closing(output):

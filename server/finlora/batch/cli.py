@@ -31,11 +31,9 @@ def main(argv: list[str]) -> int:
     connection = _connection(args)
     if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise ConfigError(f"{args.output} is the input; name another file with -o")
-    if args.overwrite and args.output.is_file():
-        args.output.unlink()
     with (
         _opened(args.input) as stream,
-        ResponseFile(args.output) as output,
+        ResponseFile(args.output, anew=args.overwrite) as output,
         watched() as view,
     ):
         if output.num_known:

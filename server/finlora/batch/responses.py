@@ -41,15 +41,20 @@ def problem(line: dict[str, Any]) -> str | None:
 class ResponseFile:
     """Appends lines; knows who has one. Closed, it is durable."""
 
-    def __init__(self, path: Path) -> None:
-        """Go on behind what is there. Raises ConfigError when that is not a response file."""
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
+        """Go on behind what is there. Raises ConfigError when that is not a response file.
+
+        `anew`: what is there goes when there is something in its place, not before.
+        """
         self.path = path
         self.num_bad = 0  # lines that are no good answers
         self._known: set[str] = set()
         self._pending: list[dict[str, Any]] = []
+        self._replaces = anew
         self._file = path.open("a+b")
         try:
-            self._read()
+            if not anew:
+                self._read()
         except BaseException:
             self._file.close()
             raise
@@ -72,6 +77,7 @@ class ResponseFile:
         """Everything added so far is on disk when this returns."""
         if not self._pending:
             return
+        self._begin()
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self._pending)
         self._file.write(text.encode("utf-8", errors="backslashreplace"))
         self._file.flush()
@@ -88,9 +94,17 @@ class ResponseFile:
         traceback: TracebackType | None,
     ) -> None:
         try:
+            if kind is None:
+                self._begin()  # a run without a response has an empty file
             self.write()
         finally:
             self._file.close()
+
+    def _begin(self) -> None:
+        """The file is this run's from here on."""
+        if self._replaces:
+            self._file.truncate(0)
+            self._replaces = False
 
     def _count(self, line: dict[str, Any]) -> None:
         self._known.add(_key(line))

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     input_kind = format_of(args.input, args.input_format, "--input-format")
     destination = _destination(args, input_kind)
-    destination.prepare(overwrite=args.overwrite)
+    destination.prepare()
     with open_source(args.input, input_kind) as source:
         column = text_column(source.columns, args.text_column)
         with _labeller(args) as labeller:
@@ -74,7 +74,11 @@ def _destination(args: argparse.Namespace, input_kind: Format) -> Destination:
     if kind is None and args.output == STANDARD_STREAM and input_kind is not Format.PARQUET:
         kind = input_kind
     return Destination(
-        args.output, format_of(args.output, kind, "--output-format"), args.input, input_kind
+        args.output,
+        format_of(args.output, kind, "--output-format"),
+        args.input,
+        input_kind,
+        overwrite=args.overwrite,
     )
 
 

@@ -28,13 +28,14 @@ class Destination:
     kind: Format
     input_path: Path
     input_kind: Format
+    overwrite: bool = False  # what is there goes, once something is sure to take its place
 
     @property
     def columns_are_fixed(self) -> bool:
         """Whether all rows must have the columns of the first; only JSON lines may differ."""
         return self.kind is not Format.JSONL
 
-    def prepare(self, *, overwrite: bool) -> None:
+    def prepare(self) -> None:
         """Everything that can be said before a model is loaded. Raises ConfigError."""
         if self.kind is Format.PARQUET:
             import_pyarrow(self.path)
@@ -44,8 +45,8 @@ class Destination:
             raise ConfigError(f"{self.path.parent} is no folder; create it first")
         if self.path.exists() and self.input_path.exists() and self.path.samefile(self.input_path):
             raise ConfigError(f"{self.path} is the input; name another file with -o")
-        if overwrite:
-            begin_anew(self.path)
+        if self.overwrite:
+            return
         journal = Journal(self.path)
         journal.check_free()
         if self.input_path == STANDARD_STREAM and journal.exists():
@@ -69,6 +70,8 @@ class Destination:
             "format": self.kind.value,
             **identity,
         }
+        if self.overwrite:
+            begin_anew(self.path)
         journal = Journal(self.path)
         if self.kind is not Format.PARQUET:
             return TextOutput(self.path, *encoder(self.kind, columns), journal, task)
