@@ -3,18 +3,22 @@
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from deploy.grafana.dashboards import DASHBOARDS
-from tests.api.live import LiveServer
+from finlora.adapters.adapter import WEIGHTS_FILE
+from tests.api.live import LiveServer, register
 from tests.deploy.conftest import ADAPTERS
 from tests.deploy.prometheus import (
     FOLDER,
     TIMEOUT_SECONDS,
+    Prometheus,
     needs_prometheus,
     rules,
     running,
@@ -69,6 +73,19 @@ def test_thresholds_are_cut_off(expr: str, without: str) -> None:
     assert without_thresholds(expr) == without
 
 
+@contextmanager
+def broken_adapter(server: LiveServer, name: str) -> Iterator[str]:
+    """The name of an adapter whose weights have been cut."""
+    registry = server.state.registry
+    adapter = register(registry.folder, server.state.engine.spec, name, seed=9)
+    weights = adapter.folder / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-1])
+    try:
+        yield name
+    finally:
+        registry.remove(name)
+
+
 def complete(http: httpx.Client, adapter: str, prompt: str) -> int:
     body = {"model": adapter, "prompt": prompt, "max_tokens": 4, "ignore_eos": True}
     return http.post("/v1/completions", json=body).status_code
@@ -104,3 +121,33 @@ def test_every_query_has_data_under_load(server: LiveServer, tmp_path: Path) -> 
         groups = prometheus.get("rules")["groups"]
         troubles = [rule for g in groups for rule in g["rules"] if rule["health"] == "err"]
         assert not troubles
+
+
+@needs_prometheus
+@pytest.mark.parametrize("is_known", [True, False], ids=["scraped before", "new"])
+def test_the_first_failure_of_an_adapter_ever_raises_an_alert(
+    server: LiveServer, tmp_path: Path, is_known: bool
+) -> None:
+    instance = server.url.removeprefix("http://")
+    name = "known" if is_known else "new"
+    shown = f'finlora_adapter_load_failures_total{{adapter="{name if is_known else "_other"}"}}'
+    alert = 'ALERTS{alertname="FinloraAdapterLoadFailures",alertstate="firing"}'
+    with (
+        running(tmp_path, instance) as prometheus,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as http,
+        ExitStack() as adapters,
+    ):
+        if is_known:
+            adapters.enter_context(broken_adapter(server, name))
+        wait_for(prometheus, shown)
+        if not is_known:
+            adapters.enter_context(broken_adapter(server, name))
+        assert not prometheus.values(alert)
+        assert complete(http, name, PROMPTS[0]) == 500
+        wait_for(prometheus, alert)
+
+
+def wait_for(prometheus: Prometheus, expr: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not prometheus.values(expr):
+        assert time.monotonic() < deadline, expr

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from finlora.engine.adapter_log import LoggedAdapters
-from finlora.metrics import Metrics
+from finlora.metrics import OTHER_LABEL, Metrics
 from tests.metrics.gauges import value
 
 
@@ -26,4 +26,4 @@ def test_loads_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     ]
     assert value(metrics, "finlora_adapter_loads_total", adapter="news", tier="ram") == 1
     assert value(metrics, "finlora_adapter_evictions_total", adapter="news", tier="slot") == 1
-    assert value(metrics, "finlora_adapter_load_failures_total", adapter="news") == 1
+    assert value(metrics, "finlora_adapter_load_failures_total", adapter=OTHER_LABEL) == 1

@@ -11,23 +11,27 @@ from finlora.metrics.adapter_series import MAX_LABELS
 from tests.metrics.gauges import Gauges, event, samples, value
 
 LABELS = ("negative", "neutral", "positive")
+ALWAYS = {BASE_LABEL, OTHER_LABEL}
 
 
 @dataclass
 class Registered:
     """A registry whose names the test changes."""
 
-    names: set[str] = field(default_factory=set)
+    registered: set[str] = field(default_factory=set)
     changes: int = 0
 
     def generation(self) -> int:
         return self.changes
 
     def is_registered(self, name: str) -> bool:
-        return name in self.names
+        return name in self.registered
+
+    def names(self) -> list[str]:
+        return sorted(self.registered)
 
     def set(self, *names: str) -> None:
-        self.names = set(names)
+        self.registered = set(names)
         self.changes += 1
 
 
@@ -102,7 +106,7 @@ def test_adapters_beyond_the_bound_share_one_label() -> None:
     metrics = make(max_adapters=2)
     for name in ("a", "b", "c", "d", "a", "_other"):
         finish(metrics, name)
-    assert adapters_in(metrics) == {BASE_LABEL, "a", "b", OTHER_LABEL}
+    assert adapters_in(metrics) == {*ALWAYS, "a", "b"}
     assert value(metrics, "finlora_requests_total", adapter=OTHER_LABEL, reason="stop") == 3
 
 
@@ -123,7 +127,7 @@ def test_a_name_that_is_not_registered_never_makes_a_series(
     metrics.watch("base", lambda: Gauges(resident_adapters={"ram": ["stranger"]}))
     observe(metrics, "stranger")
     observe(metrics, "news")
-    assert adapters_in(metrics) == {BASE_LABEL, "news", OTHER_LABEL}
+    assert adapters_in(metrics) == {*ALWAYS, "news"}
 
 
 @pytest.mark.parametrize("observe", OBSERVATIONS)
@@ -132,13 +136,13 @@ def test_series_of_a_removed_adapter_disappear_and_do_not_come_back(
 ) -> None:
     registered = Registered({"news", "tweets"})
     metrics = make(max_adapters=2, registered=registered)
+    assert adapters_in(metrics) == {*ALWAYS, "news", "tweets"}
     for name in ("news", "tweets"):
         observe(metrics, name)
     registered.set("tweets", "new")
-    assert adapters_in(metrics) == {BASE_LABEL, "tweets"}
+    assert adapters_in(metrics) == {*ALWAYS, "tweets", "new"}  # in the room of the removed one
     observe(metrics, "news")  # it was running when it was removed
-    observe(metrics, "new")  # takes the room of the removed one
-    assert adapters_in(metrics) == {BASE_LABEL, "tweets", "new", OTHER_LABEL}
+    assert adapters_in(metrics) == {*ALWAYS, "tweets", "new"}
 
 
 def test_totals_of_the_server_do_not_fall_when_an_adapter_is_removed() -> None:
@@ -161,6 +165,67 @@ def totals(metrics: Metrics) -> dict[tuple[str, str], float]:
         for name, labels, count in samples(metrics)
         if name.startswith("vllm:") and name.endswith("_total")
     }
+
+
+FAULTS = ("finlora_adapter_load_failures_total", "finlora_non_finite_rows_total")
+
+
+def fail(metrics: Metrics, name: str) -> None:
+    metrics.adapter_load_failed(name)
+    metrics.non_finite(name)
+
+
+def faults(metrics: Metrics) -> list[dict[str, float]]:
+    """Those that are not 0, of each kind, by adapter."""
+    return [
+        {own["adapter"]: v for n, own, v in samples(metrics) if n == name and v} for name in FAULTS
+    ]
+
+
+def test_what_is_registered_is_scraped_at_zero_before_anything_happens_to_it() -> None:
+    registered = Registered({"news"})
+    metrics = make(registered=registered)
+    for names in (["news"], ["news", "tweets"]):
+        registered.set(*names)
+        for name in names:
+            for series in FAULTS:
+                assert value(metrics, series, adapter=name) == 0
+            assert value(metrics, "finlora_requests_total", adapter=name, reason="error") == 0
+    fail(metrics, "tweets")
+    assert faults(metrics) == [{"tweets": 1}, {"tweets": 1}]
+
+
+def test_a_fault_of_a_name_that_no_scrape_has_shown_is_seen_to_rise_under_the_others() -> None:
+    registered = Registered()
+    metrics = make(registered=registered)
+    assert faults(metrics) == [{}, {}]
+    registered.set("news")
+    metrics.adapter_loaded("news", "ram", 0.1)  # makes its series
+    fail(metrics, "news")  # no scrape has come between
+    assert faults(metrics) == [{OTHER_LABEL: 1}, {OTHER_LABEL: 1}]
+    fail(metrics, "news")
+    assert faults(metrics) == [{OTHER_LABEL: 1, "news": 1}] * 2
+    registered.set()
+    assert faults(metrics) == [{OTHER_LABEL: 1}] * 2
+    registered.set("news")
+    fail(metrics, "news")
+    assert faults(metrics) == [{OTHER_LABEL: 2}] * 2
+
+
+def test_of_too_many_names_those_that_are_used_become_labels() -> None:
+    metrics = make(max_adapters=2, registered=Registered({"a", "b", "c"}))
+    assert adapters_in(metrics) == ALWAYS
+    for name in ("c", "b", "a"):
+        finish(metrics, name)
+    assert adapters_in(metrics) == {*ALWAYS, "b", "c"}
+
+
+def test_the_names_are_listed_when_the_registry_has_changed_only() -> None:
+    registered = Registered({"news"})
+    metrics = make(registered=registered)
+    metrics.exposition()
+    registered.registered = {"tweets"}  # but its generation is the same
+    assert adapters_in(metrics) == {*ALWAYS, "news"}
 
 
 def test_series_start_at_zero_so_that_the_first_event_is_an_increase() -> None:

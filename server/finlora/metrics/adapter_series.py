@@ -1,7 +1,8 @@
 """Counters with an `adapter` label: bounded in number, and gone when their adapter is removed."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
@@ -27,6 +28,9 @@ class RegisteredAdapters(Protocol):
     def is_registered(self, name: str) -> bool:
         """Whether the name is served."""
 
+    def names(self) -> Collection[str]:
+        """All that are served."""
+
 
 class AdapterSeries:
     """Counts by adapter. Safe to use from several threads."""
@@ -47,6 +51,7 @@ class AdapterSeries:
         self._registered = registered
         self._generation: int | None = None
         self._names: set[str] = set()
+        self._scraped: set[str] = set()  # of them, those whose series some scrape has shown
         # A series must not come back between the moment its name is looked up and counted.
         self._lock = threading.Lock()
         self._requests = counter("requests", "Sequences that ended", "reason")
@@ -62,7 +67,8 @@ class AdapterSeries:
         self._loads = counter("adapter_loads", "Times brought into a tier", "tier")
         self._evictions = counter("adapter_evictions", "Times put out of a tier", "tier")
         self._failures = counter("adapter_load_failures", "Loads that failed")
-        self._begin(BASE_LABEL)
+        for name in (BASE_LABEL, OTHER_LABEL):
+            self._begin(name)
 
     def finished(self, event: FinishedRequest) -> None:
         """A sequence ended."""
@@ -87,7 +93,7 @@ class AdapterSeries:
     def non_finite(self, adapter: str | None) -> None:
         """The logits of one row were not finite."""
         with self._lock:
-            self._non_finite.labels(self._label(adapter)).inc()
+            self._non_finite.labels(self._label_of_fault(adapter)).inc()
 
     def loaded(self, adapter: str, tier: str) -> None:
         """An adapter came into a tier."""
@@ -102,39 +108,67 @@ class AdapterSeries:
     def load_failed(self, adapter: str) -> None:
         """An adapter could not be loaded."""
         with self._lock:
-            self._failures.labels(self._label(adapter)).inc()
+            self._failures.labels(self._label_of_fault(adapter)).inc()
 
     def label(self, adapter: str) -> str:
         """The label under which a name is counted."""
         with self._lock:
             return self._label(adapter)
 
-    def forget_removed(self) -> None:
-        """Drop the series of names that are no longer registered, and make room for others."""
+    @contextmanager
+    def scrape(self) -> Iterator[None]:
+        """While the series are read: those of registered names are there, those of others not."""
+        self._follow_registry()
+        with self._lock:
+            shown = set(self._names)
+        yield
+        with self._lock:
+            self._scraped = shown & self._names
+
+    def _follow_registry(self) -> None:
         if self._registered is None:
             return
         generation = self._registered.generation()
         if generation == self._generation:
             return
+        names = set(self._registered.names())  # before the lock: it reads a file for each
         with self._lock:
             self._generation = generation
-            removed = {name for name in self._names if not self._registered.is_registered(name)}
-            self._names -= removed
+            # Asked again: a name may have come, and been used, since they were listed.
+            self._forget({n for n in self._names - names if not self._is_registered(n)})
+            # When they are too many, those that are used first get the labels.
+            if len(self._names | names) <= self._max_adapters:
+                for name in sorted(names - self._names):
+                    self._add(name)
+
+    def _forget(self, removed: set[str]) -> None:
+        self._names -= removed
+        self._scraped -= removed
+        for name in removed:
             for counter in self._counters:
-                for name in removed:
-                    counter.remove_by_labels({"adapter": name})
+                counter.remove_by_labels({"adapter": name})
+
+    def _is_registered(self, name: str) -> bool:
+        return self._registered is None or self._registered.is_registered(name)
 
     def _label(self, adapter: str | None) -> str:
         if adapter is None:
             return BASE_LABEL
         if adapter in self._names:
             return adapter
-        full = len(self._names) >= self._max_adapters
-        if full or not (self._registered is None or self._registered.is_registered(adapter)):
+        if len(self._names) >= self._max_adapters or not self._is_registered(adapter):
             return OTHER_LABEL
-        self._names.add(adapter)
-        self._begin(adapter)
+        self._add(adapter)
         return adapter
+
+    def _label_of_fault(self, adapter: str | None) -> str:
+        """A label that has been scraped: in a series that is first seen at 1 nothing rises."""
+        name = self._label(adapter)
+        return name if name in self._scraped or name == BASE_LABEL else OTHER_LABEL
+
+    def _add(self, name: str) -> None:
+        self._names.add(name)
+        self._begin(name)
 
     def _begin(self, name: str) -> None:
         """Start at 0: a rate sees only growth from a value that was scraped before."""

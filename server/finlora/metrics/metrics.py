@@ -22,7 +22,8 @@ class Metrics:
     """Takes observations from the engine's and the HTTP thread.
 
     `registered` bounds the names that may become a label: what is not registered is counted as
-    `_other`, and what is removed from the registry disappears with the next scrape.
+    `_other`, and a scrape begins the series of what is new in the registry and drops those of what
+    has been removed.
     """
 
     def __init__(
@@ -140,9 +141,9 @@ class Metrics:
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All series as a response body, and its content type, for an Accept header."""
-        self._adapters.forget_removed()
         encode, content_type = _encoder(accept)
-        return encode(self._registry), content_type
+        with self._adapters.scrape():
+            return encode(self._registry), content_type
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
