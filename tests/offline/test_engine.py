@@ -195,6 +195,16 @@ def test_wrong_options_are_named(engine: Engine) -> None:
         engine.generate("a")
 
 
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_a_bias_for_no_token_is_named_and_harms_no_other(engine: Engine, token_id: int) -> None:
+    innocent = engine.generate(iter(HEADLINES), max_tokens=4, temperature=0)
+    first = next(innocent)  # the others are in the batch by now
+    with pytest.raises(InvalidSamplingParamsError, match=f"logit_bias: token id {token_id} ") as no:
+        engine.generate(["a"], logit_bias={1: 1.0, token_id: 2.0})
+    assert no.value.param == "logit_bias"
+    assert [first, *innocent] == engine.generate(HEADLINES, max_tokens=4, temperature=0)
+
+
 def test_wrong_settings_are_named_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="max_lora is not a setting"):
         Engine("no-such-base", max_lora=3)

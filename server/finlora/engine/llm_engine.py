@@ -35,6 +35,7 @@ from finlora.errors import (
     AdapterIncompatibleError,
     EngineError,
     FinLoRAError,
+    InvalidSamplingParamsError,
     PromptTooLongError,
     RequestError,
 )
@@ -96,10 +97,12 @@ class LLMEngine:
     ) -> Request:
         """A checked request; safe from any thread.
 
-        Raises PromptTooLongError, RequestError, AdapterIncompatibleError.
+        Raises PromptTooLongError, RequestError, InvalidSamplingParamsError,
+        AdapterIncompatibleError.
         """
         if not prompt_token_ids:
             raise RequestError("the prompt has no tokens", param="prompt")
+        self._check_biases(params)
         self._check_length(len(prompt_token_ids), params)
         if adapter is not None:
             self.check_takes_adapters()
@@ -137,6 +140,15 @@ class LLMEngine:
                 f"prompt and {num_output} of {what} make {num_tokens}",
                 param="prompt",
             )
+
+    def _check_biases(self, params: SamplingParams) -> None:
+        """The sampler takes ids for rows of logits: a wrong one would fail the whole step."""
+        for token_id in params.logit_bias:
+            if not 0 <= token_id < self.vocab_size:
+                raise InvalidSamplingParamsError(
+                    f"logit_bias: token id {token_id} is not from 0 to {self.vocab_size - 1}",
+                    param="logit_bias",
+                )
 
     def add_request(self, request: Request) -> None:
         """Queue a request made by `make_request`."""
