@@ -16,7 +16,7 @@ from finlora.api.app import create_app
 from finlora.config import Settings
 from finlora.engine import golden
 from finlora.engine.request import RequestOutput
-from finlora.errors import BaseModelError
+from finlora.errors import BaseModelError, EngineError
 from tests.api.live import LiveServer, register, serving
 
 OPEN_PATHS = {"/", "/health", "/ready", "/version", "/metrics"}
@@ -237,6 +237,20 @@ class TestLoading:
             assert httpx.get(f"{server.url}/ready").json()["phase"] == "failed"
             response = httpx.post(f"{server.url}/v1/completions", json=BODY)
             assert response.status_code == 503
+        finally:
+            server.stop()
+
+    def test_whatever_ends_the_loading_is_told(self, settings: Settings) -> None:
+        def leave(phase: str) -> None:
+            raise SystemExit(1)
+
+        server = LiveServer(settings, on_phase=leave)
+        server.start()
+        try:
+            with pytest.raises(EngineError, match=r"SystemExit\(1\)"):
+                server.wait_until_loaded()
+            assert httpx.get(f"{server.url}/health").status_code == 503
+            assert httpx.get(f"{server.url}/ready").json()["phase"] == "failed"
         finally:
             server.stop()
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from finlora.api.cli import _listen, main
 from finlora.api.heads import MAX_HEAD_BYTES
 from finlora.config import Settings
 from finlora.errors import ConfigError
+from tests.api.live import POLL_SECONDS
 
 SERVE = [sys.executable, "-m", "finlora", "serve"]
 DEADLINE_SECONDS = 120
@@ -30,18 +32,17 @@ def started(settings: Settings, *flags: str) -> Iterator[subprocess.Popen[str]]:
     small = ["--model", settings.model, "--quantization", "none", "--port", "0"]
     small += ["--registry", str(settings.registry), "--kv-cache-bytes", "4000000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*SERVE, *small, *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if "json" in flags else None,
         text=True,
         env=environment,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def lines_until(process: subprocess.Popen[str], pattern: str) -> tuple[str, re.Match[str]]:
@@ -155,6 +156,26 @@ def port_is_open(url: str) -> bool:
     except ConnectionRefusedError:
         return False
     return True
+
+
+def test_a_server_outlives_the_reader_of_its_greeting(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with started(settings, "--port", str(port)) as process:
+        lines_until(process, "importing")
+        assert process.stdout is not None
+        process.stdout.close()  # as `finlora serve | head -1` does
+        wait_until_ready(f"http://127.0.0.1:{port}/ready", process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while httpx.get(url).status_code != 200:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
 
 
 def test_an_interrupt_while_it_loads_ends_it(settings: Settings) -> None:

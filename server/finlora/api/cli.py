@@ -1,6 +1,7 @@
 """`finlora serve`: flags from the settings, one listening socket, and a stop that loses nothing."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -29,6 +30,15 @@ logger = logging.getLogger("finlora.serve")
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection, so that it is they who close it.
 KEEP_ALIVE_SECONDS = 75
+
+
+class _Greeter(Console):
+    """A console whose reader may leave, as that of `finlora serve | head -1` does."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a word: rich goes quiet, and then would end the thread that spoke."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +83,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _console(settings: Settings) -> Console | None:
     """Where people are greeted; None: whoever reads JSON gets lines of JSON only."""
-    return Console(highlight=False) if settings.log_format is LogFormat.TEXT else None
+    return _Greeter(highlight=False) if settings.log_format is LogFormat.TEXT else None
 
 
 def _phase_reporter(console: Console | None) -> Callable[[str], None]:

@@ -22,7 +22,12 @@ from finlora.api.grammars import GrammarCache
 from finlora.api.tokens import Vocabulary
 from finlora.bases.imports import import_bitsandbytes
 from finlora.config import Settings
-from finlora.errors import AdapterIncompatibleError, EngineStoppedError, RequestError
+from finlora.errors import (
+    AdapterIncompatibleError,
+    EngineError,
+    EngineStoppedError,
+    RequestError,
+)
 from finlora.metrics import Metrics
 from finlora.prompts import TextEncoder
 
@@ -173,12 +178,17 @@ class ServerState:
         try:
             self._run_engine()
         except Exception as error:
-            logger.debug("loading failed", exc_info=True)
-            self.failure = error
-            self.phase = "failed"  # /ready is open to everybody: it shows no reason
-            self._on_failure(error)
+            self._fail(error)
+        except BaseException as error:  # ends this thread only, so nobody else would tell of it
+            self._fail(EngineError(f"loading ended with {error!r}"))
         with contextlib.suppress(RuntimeError):  # the loop is gone: the server stopped meanwhile
             loop.call_soon_threadsafe(self._loaded.set)
+
+    def _fail(self, error: Exception) -> None:
+        logger.debug("loading failed", exc_info=True)
+        self.failure = error
+        self.phase = "failed"  # /ready is open to everybody: it shows no reason
+        self._on_failure(error)
 
     def _run_engine(self) -> None:
         self.report("importing the libraries")
