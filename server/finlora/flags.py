@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from finlora.config import Settings
 
-# Settings of the HTTP server and of the registry; all others are the engine's.
+# Settings of the HTTP server, its log and the registry; all others are the engine's.
 NOT_THE_ENGINES = {
     "host",
     "port",
@@ -20,6 +20,10 @@ NOT_THE_ENGINES = {
     "max_body_bytes",
     "shutdown_seconds",
     "metrics_max_adapters",
+    "log_format",
+    "log_level",
+    "log_prompts",
+    "otlp_endpoint",
     "registry",
     "strict",
     "default_adapter",

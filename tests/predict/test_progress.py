@@ -1,16 +1,18 @@
 """What is told while a file is labelled."""
 
+import logging
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from finlora.logs import log_event
 from finlora.predict import run
 from finlora.predict.columns import AddedColumns
 from finlora.predict.destination import Destination
 from finlora.predict.formats import Format
-from finlora.predict.progress import Bar, Lines, Standing
+from finlora.predict.progress import Bar, Lines, Standing, show_warnings
 from finlora.predict.run import Run
 from finlora.predict.sources import open_source
 from tests.predict.test_resume import LABELS, Counting, write_input
@@ -76,3 +78,12 @@ def test_a_bar_for_terminals_and_lines_for_logs(
     shown = console.export_text()
     assert "news.csv:7: no text" in shown
     assert "10.0 rows/s" in shown
+
+
+def test_a_warning_is_shown_with_its_fields(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    show_warnings()
+    log_event(logging.getLogger("finlora.request"), logging.ERROR, "request", status=500)
+    assert capsys.readouterr().err.endswith(" ERROR finlora.request: request status=500\n")

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -17,7 +16,7 @@ from finlora.batch.run import BatchRun, Tally
 from finlora.errors import ConfigError
 from finlora.failures import ExitCode
 from finlora.flags import add_settings_flags
-from finlora.predict.progress import View, watched
+from finlora.predict.progress import View, show_warnings, watched
 from finlora.predict.where import SETTINGS, engine_settings, server_key
 from finlora.usage import Parser
 
@@ -27,7 +26,7 @@ CONCURRENCY = 64
 def main(argv: list[str]) -> int:
     """Answer a file of requests. 3: some responses are errors. Raises FinLoRAError."""
     args = parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    show_warnings()
     connection = _connection(args)
     if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise ConfigError(f"{args.output} is the input; name another file with -o")

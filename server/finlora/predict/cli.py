@@ -1,7 +1,6 @@
 """`finlora predict`: a file of texts in, the same rows with labels and probabilities out."""
 
 import argparse
-import logging
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from finlora.predict.columns import AddedColumns, text_column
 from finlora.predict.destination import Destination
 from finlora.predict.formats import STANDARD_STREAM, Format, format_of
 from finlora.predict.labeller import Labeller, Question, local_labeller
-from finlora.predict.progress import watched
+from finlora.predict.progress import show_warnings, watched
 from finlora.predict.run import Run, Tally
 from finlora.predict.sources import open_source
 from finlora.predict.where import SETTINGS, engine_settings, server_key
@@ -22,7 +21,7 @@ from finlora.usage import Parser
 def main(argv: list[str]) -> int:
     """Label a file. 3: some rows have errors. Raises FinLoRAError."""
     args = parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    show_warnings()
     input_kind = format_of(args.input, args.input_format, "--input-format")
     destination = _destination(args, input_kind)
     destination.prepare()

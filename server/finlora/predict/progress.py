@@ -1,5 +1,6 @@
 """How far a run is, to whoever watches it: a bar on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from finlora.logs import TextFormatter
 
 SECONDS_BETWEEN_LINES = 10
 MAX_REPORTED = 20  # bad rows that get a line each
@@ -106,6 +109,13 @@ def watched() -> Iterator[View]:
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, redirect_stdout=False) as progress:
         yield Bar(progress)
+
+
+def show_warnings() -> None:
+    """Log lines of what this process runs, on standard error, with all that they tell."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _duration(seconds: float) -> str:
