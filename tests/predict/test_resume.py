@@ -105,6 +105,29 @@ def test_another_task_does_not_go_on(tmp_path: Path) -> None:
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_an_unfinished_output_that_lost_something_does_not_go_on(
+    suffix: str, is_gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ROWS_IN_A_CHUNK", 5)
+    source, output = write_input(tmp_path / "in.csv", 20), tmp_path / f"out.{suffix}"
+    with pytest.raises(KeyboardInterrupt):
+        label(source, output, Counting(stop_after=10))
+    parts = tmp_path / f"out.{suffix}.parts"
+    kept = parts / "00000000.parquet" if suffix == "parquet" else output
+    content = kept.read_bytes()
+    if is_gone or suffix == "parquet":
+        kept.unlink()
+    else:
+        kept.write_bytes(content[:-1])
+    with pytest.raises(ConfigError, match="lost something since its run ended; --overwrite begin"):
+        label(source, output, Counting())
+    assert kept.exists() == (not is_gone and suffix != "parquet")
+    kept.write_bytes(content)
+    label(source, output, Counting())
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 9, "mark": {}}'])
 def test_a_damaged_mark_is_no_place_to_go_on(content: str, tmp_path: Path) -> None:
     source, output = write_input(tmp_path / "in.csv", 20), tmp_path / "out.csv"

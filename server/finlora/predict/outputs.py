@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
+from finlora.errors import ConfigError
 from finlora.predict.formats import Format
 from finlora.predict.journal import Journal, Mark
 from finlora.predict.parquet import ParquetParts
@@ -68,10 +69,14 @@ class TextOutput:
     def __init__(
         self, path: Path, heading: str, encode: Encode, journal: Journal, task: dict[str, Any]
     ) -> None:
+        """Raises ConfigError: another task began it, or it was changed since."""
         self.mark = journal.resume(task)
         self._encode = encode
         self._journal = journal
         self._task = task
+        num_bytes = path.stat().st_size if path.is_file() else 0
+        if num_bytes < self.mark.num_bytes:
+            raise _has_lost(path)
         self._file = path.open("r+b" if self.mark.num_bytes else "wb")
         self._file.truncate(self.mark.num_bytes)
         self._file.seek(self.mark.num_bytes)
@@ -115,10 +120,13 @@ class ParquetOutput:
         *,
         as_text: frozenset[str],  # columns from a file without types
     ) -> None:
+        """Raises ConfigError: another task began it, or a part is gone."""
         self.mark = journal.resume(task)
         self._as_text = as_text
         self._path = path
         self._parts = ParquetParts(parts_folder(path), schema)
+        if not self._parts.has_all(self.mark.num_parts):
+            raise _has_lost(path)
         self._journal = journal
         self._task = task
 
@@ -154,6 +162,11 @@ def begin_anew(path: Path) -> None:
     Journal(path).remove()
     path.unlink(missing_ok=True)
     shutil.rmtree(parts_folder(path), ignore_errors=True)
+
+
+def _has_lost(path: Path) -> ConfigError:
+    """For an unfinished output that is less than its mark says."""
+    return ConfigError(f"{path} has lost something since its run ended; --overwrite begins it anew")
 
 
 def parts_folder(path: Path) -> Path:

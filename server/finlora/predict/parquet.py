@@ -72,6 +72,10 @@ class ParquetParts:
             raise ConfigError(f"rows that do not fit Parquet's columns: {error}") from error
         self._write([table], self._part(number))
 
+    def has_all(self, num_parts: int) -> bool:
+        """Whether the first `num_parts` are there."""
+        return all(self._part(number).is_file() for number in range(num_parts))
+
     def join(self, num_parts: int, target: Path) -> None:
         """All parts as one file; the folder goes."""
         arrow = import_pyarrow(target)
