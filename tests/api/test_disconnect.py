@@ -64,6 +64,22 @@ def test_who_waits_for_an_answer_leaves(server: LiveServer, http: httpx.Client) 
     assert MANY["n"] - 16 <= in_queue <= MANY["n"]
 
 
+def test_the_rest_of_a_request_that_is_refused_has_not_left(
+    server: LiveServer, http: httpx.Client
+) -> None:
+    with sent(server, ONE | {"stream": True}) as connection:
+        assert b"200 OK" in connection.recv(1000)
+        before, left = num_aborted(http), count(http, "finlora_disconnects_total")
+        tokens = count(http, "finlora_prompt_tokens_total")
+        # There is room for 128 in the engine, so the last of these is refused.
+        response = http.post("/v1/completions", json=MANY | {"n": 128})
+        assert response.json()["error"]["code"] == "overloaded"
+        assert num_aborted(http) - before == 127
+        assert count(http, "finlora_disconnects_total") == left
+        # At most 15 of them have run, each with a prompt of few tokens.
+        assert count(http, "finlora_prompt_tokens_total") - tokens < 127
+
+
 def test_one_leaves_and_the_other_is_served(server: LiveServer, http: httpx.Client) -> None:
     with sent(server, MANY | {"stream": True}) as connection:
         assert b"200 OK" in connection.recv(1000)

@@ -44,6 +44,25 @@ def test_who_leaves_is_counted_by_phase_and_only_reached_stages_are_timed(
     assert value(metrics, "finlora_request_seconds_count") == 1
 
 
+def test_who_is_withdrawn_because_another_failed_has_not_left(metrics: Metrics) -> None:
+    metrics.request_finished(event(reason="abort", is_withdrawn=True))
+    assert value(metrics, "finlora_requests_total", adapter="news", reason="abort") == 1
+    assert sum(v for n, _, v in samples(metrics) if n == "finlora_disconnects_total") == 0
+
+
+def test_a_prompt_that_never_ran_has_not_been_served(metrics: Metrics) -> None:
+    metrics.watch("base", Gauges)
+    never = {"start_time": None, "first_token_time": None, "last_token_time": None}
+    for reason in ("abort", "error"):
+        metrics.request_finished(event(reason=reason, num_cached_tokens=0, **never))
+    assert value(metrics, "finlora_prompt_tokens_total", adapter="news") == 0
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="base") == 0
+    assert value(metrics, "vllm:prefix_cache_queries_total", model_name="base") == 0
+    metrics.request_finished(event(reason="abort"))
+    assert value(metrics, "finlora_prompt_tokens_total", adapter="news") == 10
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="base") == 10
+
+
 def test_gauges_are_read_at_the_scrape(metrics: Metrics) -> None:
     running = [Gauges(num_running=1)]
     metrics.watch("base", lambda: running[-1])

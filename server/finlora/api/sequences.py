@@ -1,8 +1,8 @@
 """One request of the API as the sequences the engine runs: `best_of` for each prompt."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ from finlora.api.protocol.sampling import SamplingRequest
 from finlora.api.request_record import begin_sequence, forget_sequence
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
+from finlora.errors import EngineStoppedError
 
 if TYPE_CHECKING:
     from finlora.engine.async_engine import AsyncEngine
+    from finlora.engine.llm_engine import LLMEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,34 @@ async def run_all(
         while num_left:
             item = await arrived.get()
             if isinstance(item, Exception):
+                others = [f"{request_id}-{i}" for i, task in enumerate(tasks) if not task.done()]
+                # First, so that none begins after the others have been withdrawn. That they end
+                # they tell the engine only once this waits: later than it is asked to.
+                _cancel(tasks)
+                if others:
+                    await _withdraw(engine, others)
                 raise item
             num_left -= item[1].finish_reason is not None
             yield item
     finally:
-        for task in tasks:
-            task.cancel()
+        _cancel(tasks)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+
+
+async def _withdraw(engine: "AsyncEngine", request_ids: Iterable[str]) -> None:
+    """End the other sequences of a request that failed; its client has not left."""
+
+    def withdraw(engine: "LLMEngine") -> None:
+        for request_id in request_ids:
+            engine.abort_request(request_id, is_withdrawn=True)
+
+    with suppress(EngineStoppedError):  # it is stopping
+        await engine.ask(withdraw)
 
 
 def _sampling_params(

@@ -155,11 +155,14 @@ class LLMEngine:
         self._requests[request.request_id] = request
         self._scheduler.add(request)
 
-    def abort_request(self, request_id: str) -> None:
-        """Forget a request, wherever it stands; unknown or finished ones are ignored."""
+    def abort_request(self, request_id: str, *, is_withdrawn: bool = False) -> None:
+        """Forget a request, wherever it stands; unknown or finished ones are ignored.
+
+        `is_withdrawn`: nobody left, but another that its client asked for together with it failed.
+        """
         request = self._requests.get(request_id)
         if request is not None:
-            self._finish(request, FinishReason.ABORT)
+            self._finish(request, FinishReason.ABORT, is_withdrawn=is_withdrawn)
 
     @property
     def requests(self) -> Collection[Request]:
@@ -309,11 +312,14 @@ class LLMEngine:
         reason: FinishReason,
         stop_reason: str | int | None = None,
         error: FinLoRAError | None = None,
+        is_withdrawn: bool = False,
     ) -> RequestOutput:
         output = emit(request, reason, stop_reason, error)
         self._scheduler.finish(request, STATUS_OF_REASON[reason])
         del self._requests[request.request_id]
-        self._metrics.request_finished(observed.finished(request, reason, error))
+        self._metrics.request_finished(
+            observed.finished(request, reason, error, is_withdrawn=is_withdrawn)
+        )
         return output
 
     def _observe_step(self, batch: Batch, seconds: float) -> None:

@@ -13,7 +13,11 @@ ANSWERS = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 def finished(
-    request: Request, reason: FinishReason, error: FinLoRAError | None = None
+    request: Request,
+    reason: FinishReason,
+    error: FinLoRAError | None = None,
+    *,
+    is_withdrawn: bool = False,
 ) -> FinishedRequest:
     """The request's life, now that it has ended."""
     labels = None if request.adapter is None else request.adapter.manifest.labels
@@ -34,6 +38,7 @@ def finished(
         start_time=request.start_time,
         first_token_time=request.first_token_time,
         last_token_time=request.last_token_time,
+        is_withdrawn=is_withdrawn,
     )
 
 

@@ -75,7 +75,7 @@ class AdapterSeries:
         with self._lock:
             name = self._label(event.adapter)
             self._requests.labels(name, event.reason).inc()
-            self._prompt_tokens.labels(name).inc(event.num_prompt_tokens)
+            self._prompt_tokens.labels(name).inc(event.num_served_prompt_tokens)
             self._output_tokens.labels(name).inc(event.num_output_tokens)
             if event.num_cached_tokens:
                 self._cached_tokens.labels(name).inc(event.num_cached_tokens)

@@ -26,6 +26,12 @@ class FinishedRequest:
     first_token_time: float | None
     last_token_time: float | None
     end_time: float = field(default_factory=time.monotonic)
+    is_withdrawn: bool = False  # aborted because another sequence of its request failed
+
+    @property
+    def num_served_prompt_tokens(self) -> int:
+        """None of a prompt that never ran."""
+        return 0 if self.start_time is None else self.num_prompt_tokens
 
     @property
     def queue_seconds(self) -> float | None:

@@ -41,7 +41,10 @@ class SequenceSeries:
             "finlora_preemptions", "Sequences put back for lack of KV pages", registry=registry
         )
         self._disconnects = Counter(
-            "finlora_disconnects", "Sequences cancelled, by phase", ["phase"], registry=registry
+            "finlora_disconnects",
+            "Sequences whose client left, by phase",
+            ["phase"],
+            registry=registry,
         )
         for phase in PHASES:
             self._disconnects.labels(phase)
@@ -77,7 +80,7 @@ class SequenceSeries:
                 histogram.observe(seconds)
         self._prompt_tokens.observe(event.num_prompt_tokens)
         self._output_tokens.observe(event.num_output_tokens)
-        if event.reason == "abort":
+        if event.reason == "abort" and not event.is_withdrawn:
             self._disconnects.labels(event.phase).inc()
 
     def token_emitted(self, seconds: float) -> None:

@@ -26,6 +26,6 @@ class Totals:
     def finished(self, event: FinishedRequest) -> None:
         """A sequence ended."""
         self.requests.labels(event.reason).inc()
-        self.prompt_tokens.inc(event.num_prompt_tokens)
+        self.prompt_tokens.inc(event.num_served_prompt_tokens)
         self.cached_tokens.inc(event.num_cached_tokens)
         self.output_tokens.inc(event.num_output_tokens)
