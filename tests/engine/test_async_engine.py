@@ -10,6 +10,7 @@ from finlora.engine.async_engine import AsyncEngine
 from finlora.engine.batch import Batch
 from finlora.engine.model_runner import BatchLogits
 from finlora.engine.sampling_params import SamplingParams
+from finlora.errors import EngineStoppedError
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import EngineUnderTest
 
@@ -61,3 +62,33 @@ def test_an_adapter_is_loaded_while_the_step_runs_that_its_request_came_in(
         await engine.stop(drain_seconds=10)
 
     asyncio.run(ask())
+
+
+class Panic(BaseException):
+    """As what a library in Rust raises when it panics."""
+
+
+@pytest.mark.parametrize("broken", ["step", "step and the end"])
+def test_whoever_waits_is_told_that_the_engine_died(
+    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    made = make_engine(llama)
+
+    def die(*_: object) -> None:
+        raise Panic
+
+    async def ask() -> None:
+        engine = AsyncEngine(made.engine, max_num_requests=4)
+        monkeypatch.setattr(made.engine, "step", die)
+        if broken == "step and the end":
+            monkeypatch.setattr(made.engine, "fail_all", die)
+        engine.start()
+        asked = [one_token(engine, str(i), None) for i in range(3)]
+        results = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+        assert [type(result) for result in results] == [EngineStoppedError] * 3
+        assert engine.failed
+        assert not engine.ready
+
+    asyncio.run(ask())
+    monkeypatch.undo()
+    made.engine.fail_all(EngineStoppedError("the test is over"))

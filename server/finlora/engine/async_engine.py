@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from finlora.adapters.adapter import Adapter
 from finlora.engine.llm_engine import LLMEngine
-from finlora.engine.request import Request, RequestOutput
+from finlora.engine.request import FinishReason, Request, RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.stats import EngineStats
 from finlora.errors import EngineOverloadedError, EngineStoppedError
@@ -38,6 +38,10 @@ class _Question(Generic[T]):
         try:
             self.answer.set_result(self.ask(engine))
         except Exception as error:  # it belongs to who asked, not to the requests that run
+            self.answer.set_exception(error)
+
+    def refuse(self, error: EngineStoppedError) -> None:
+        if self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
 
 
@@ -160,23 +164,27 @@ class AsyncEngine:
         return self._engine.stats()
 
     def _run(self) -> None:
+        stopped = EngineStoppedError("the engine stopped before the request was done")
         try:
             while self._take_messages():
                 self._deliver(self._engine.step())
-        except Exception:
+            self._deliver(self._engine.fail_all(stopped))
+        except BaseException:  # a panic of Rust's too: whoever waits must be told
             logger.exception("the engine thread died")
             self._failed = True
-        self._end_requests()
+        self._end_streams(stopped)
 
-    def _end_requests(self) -> None:
+    def _end_streams(self, stopped: EngineStoppedError) -> None:
+        """End what waits for the thread, whether the engine knows of it or not."""
         while not self._inbox.empty():
             message = self._inbox.get()
-            if message.add is not None:
-                self._engine.add_request(message.add)
             if message.question is not None:
-                message.question.put_to(self._engine)
-        stopped = EngineStoppedError("the engine stopped before the request was done")
-        self._deliver(self._engine.fail_all(stopped))
+                message.question.refuse(stopped)
+        ended = [
+            RequestOutput(request_id, finish_reason=FinishReason.ERROR, error=stopped)
+            for request_id in list(self._streams)
+        ]
+        self._deliver(ended)  # a second end is not read
 
     def _take_messages(self) -> bool:
         """Act on what lies in the inbox, waiting for it when there is nothing to step."""
