@@ -80,6 +80,18 @@ class TestExpected:
         assert harness.cache.error(make_adapter("a")) is None
         assert harness.events == ["a in ram"]
 
+    def test_a_load_that_fails_is_no_matter_while_a_slot_has_the_adapter(
+        self, harness: Harness
+    ) -> None:
+        harness.load("a")
+        assert harness.slot_of("a") == "a"
+        harness.load("b", "c")  # `a` leaves RAM, which holds two
+        harness.broken.add("a")
+        harness.cache._loader.begin(make_adapter("a"))
+        assert harness.loaded.acquire(timeout=10)
+        assert harness.cache.error(make_adapter("a")) is None
+        harness.cache.release(make_adapter("a"))
+
     def test_nothing_begins_once_the_engine_is_closed(self, harness: Harness) -> None:
         harness.cache.close()
         harness.cache.expect(make_adapter("a"))
@@ -173,20 +185,22 @@ def test_a_failed_load_is_told_once_and_can_be_tried_again(harness: Harness, nam
     assert harness.loads == [name, name]
 
 
-def test_a_slot_is_not_lost_when_the_copy_fails(
+def test_a_copy_that_fails_is_told_and_the_slot_is_not_lost(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.load("a")
+    adapter = make_adapter("a")
 
     def fail(slot: int, weights: Weights) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr(harness.slots, "write", fail)
-        with pytest.raises(MemoryError):
-            harness.slot_of("a")
+        assert harness.cache.acquire(adapter) is None
+    assert isinstance(harness.cache.error(adapter), AdapterLoadError)
+    assert harness.cache.error(adapter) is None
     assert harness.slot_of("a") == "a"
-    harness.cache.release(make_adapter("a"))
+    harness.cache.release(adapter)
 
 
 def test_the_observer_hears_of_every_move(harness: Harness) -> None:

@@ -339,7 +339,8 @@ def test_an_unloadable_adapter_ends_its_own_requests_only() -> None:
     failed: list[Request] = []
     while not failed:
         engine.step()
-        failed = [r for r, _ in engine.scheduler.take_unloadable()]
+        failed = [r for r, _ in engine.scheduler.unloadable()]
     assert failed == [lost]
+    engine.scheduler.finish(lost, RequestStatus.FINISHED_ERROR)
     engine.run()
     assert fine.status is RequestStatus.FINISHED_LENGTH

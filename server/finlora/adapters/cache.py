@@ -4,6 +4,7 @@ Every method but those that say otherwise runs on the engine's thread, the load 
 loader's. So a slow disk never holds up a step, and the tiers need no lock.
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from typing import Generic, TypeVar
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.loader import AdapterLoader
 from finlora.adapters.residency import CacheObserver, ResidentAdapter, Sized, Slots
-from finlora.errors import AdapterConflictError, AdapterError, FinLoRAError
+from finlora.errors import AdapterConflictError, AdapterError, AdapterLoadError, FinLoRAError
+
+logger = logging.getLogger(__name__)
 
 Weights = TypeVar("Weights", bound=Sized)
 
@@ -181,7 +184,10 @@ class AdapterCache(Generic[Weights]):
         return adapter.digest in self._slots
 
     def acquire(self, adapter: Adapter) -> int | None:
-        """A slot with a loaded adapter, kept there until `release`; None: no slot can be had."""
+        """A slot with a loaded adapter, kept there until `release`.
+
+        None: no slot can be had, or the adapter could not be put there, and `error` says why.
+        """
         digest = adapter.digest
         if digest not in self._slots and not self._fill_slot(digest):
             return None
@@ -230,7 +236,7 @@ class AdapterCache(Generic[Weights]):
     def _collect(self) -> None:
         for loaded in self._loader.take():
             digest, name = loaded.adapter.digest, loaded.adapter.name
-            if digest in self._ram:
+            if self.is_loaded(loaded.adapter):
                 continue  # expected just as another load of it was taken
             if isinstance(loaded.result, AdapterError):
                 self._failed[digest] = loaded.result
@@ -264,9 +270,11 @@ class AdapterCache(Generic[Weights]):
         started = time.perf_counter()
         try:
             self._engine_slots.write(slot, self._ram[digest])
-        except BaseException:
+        except Exception as error:  # of memory on a device, say: it is this adapter's trouble
+            logger.exception("adapter %s does not go into a slot", self._versions[digest].name)
             self._free_slots.append(slot)
-            raise
+            self._failed[digest] = AdapterLoadError(f"{type(error).__name__}: {error}")
+            return False
         seconds = time.perf_counter() - started
         self._observer.adapter_loaded(self._versions[digest].name, "slot", seconds)
         self._ram.move_to_end(digest)

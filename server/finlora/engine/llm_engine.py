@@ -176,9 +176,7 @@ class LLMEngine:
 
     def step(self) -> list[RequestOutput]:
         """Run one batch; what became of its requests."""
-        outputs = [
-            self._fail(request, error) for request, error in self._scheduler.take_unloadable()
-        ]
+        outputs = [self._fail(*failed) for failed in self._scheduler.unloadable()]
         started = time.perf_counter()
         batch = self._schedule()
         self.last_step_was_idle = not batch.sequences

@@ -101,18 +101,17 @@ class Scheduler:
         self._overtaken.pop(request, None)
         request.status = status
 
-    def take_unloadable(self) -> list[tuple[Request, AdapterError]]:
-        """End the waiting requests whose adapter could not be loaded; with the reasons."""
+    def unloadable(self) -> list[tuple[Request, AdapterError]]:
+        """The waiting requests whose adapter could not be loaded, with the reasons, told once."""
         errors: dict[str, AdapterError | None] = {}
         failed = []
-        for request in list(self.waiting):
+        for request in self.waiting:
             if request.adapter is None:
                 continue
             if request.adapter.digest not in errors:
                 errors[request.adapter.digest] = self._adapters.error(request.adapter)
             error = errors[request.adapter.digest]
             if error is not None:
-                self.finish(request, RequestStatus.FINISHED_ERROR)
                 failed.append((request, error))
         return failed
 
