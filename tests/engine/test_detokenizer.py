@@ -1,5 +1,8 @@
 """Text as it comes equals text at once; stop strings end it and never show."""
 
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,8 +12,10 @@ from tests.engine.requests import tiny_tokenizer
 TEXTS = st.text(alphabet="aäb€ 🎉cn1\n", max_size=30)
 
 
-def stream(token_ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], str | None]:
-    detokenizer = Detokenizer(tiny_tokenizer(), [], stop)
+def stream(
+    token_ids: list[int], stop: tuple[str, ...] = (), prompt: Sequence[int] = ()
+) -> tuple[list[str], str | None]:
+    detokenizer = Detokenizer(tiny_tokenizer(), prompt, stop)
     pieces = []
     for token_id in token_ids:
         done = detokenizer.append(token_id)
@@ -60,6 +65,24 @@ def test_an_unfinished_character_shows_at_the_end_only() -> None:
     pieces, _ = stream(encode("a") + euro[:-1])
     assert pieces[:-1] == ["a"] + [""] * (len(euro) - 1)
     assert pieces[-1].startswith("\ufffd")
+
+
+@pytest.mark.parametrize("before", ["", "ab ", "a long text, "])
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_a_character_that_the_prompt_began_is_all_that_comes_of_the_prompt(
+    before: str, num_missing: int
+) -> None:
+    ids = encode(f"{before}🎉 c")
+    begun = encode(f"{before}🎉")[:-num_missing]
+    assert ids[: len(begun)] == begun
+    pieces, _ = stream(ids[len(begun) :], prompt=begun)
+    assert "".join(pieces) == "🎉 c"
+
+
+def test_a_character_that_never_gets_its_end_is_the_prompts() -> None:
+    pieces, _ = stream(encode("bc"), prompt=encode("a🎉")[:-1])
+    assert "".join(pieces) == "bc"
+    assert "".join(stream(encode("bc"), prompt=encode("a\ufffd"))[0]) == "bc"
 
 
 def test_special_tokens_leave_no_text() -> None:

@@ -8,6 +8,7 @@ from tokenizers.decoders import DecodeStream
 # Decoders of the sentencepiece kind drop the space in front of the very first token: a few tokens
 # of the prompt keep the text what it is in the middle of a sequence.
 NUM_CONTEXT_TOKENS = 6
+REPLACEMENT = "\ufffd"  # of a character that lacks bytes
 
 
 class Detokenizer:
@@ -18,7 +19,7 @@ class Detokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._context = list(prompt_token_ids[-NUM_CONTEXT_TOKENS:])
-        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+        self._stream = self._begin(self._context)
         self._token_ids: list[int] = []
         self._stop = tuple(stop)
         self._text = ""  # all text so far, cut before a stop string
@@ -34,16 +35,18 @@ class Detokenizer:
         """Add a token; True when a stop string is complete."""
         self._token_ids.append(token_id)
         piece = self._stream.step(self._tokenizer, token_id)
+        if piece is not None and not self._text:
+            piece = self._without_torn(piece)
         return piece is not None and self._extend(piece)
 
     def flush(self) -> None:
         """No more tokens: an unfinished character becomes U+FFFD, as in a decode of the whole."""
         if self.stop_reason is not None:
             return
-        before = self._decode(self._context)
         whole = self._decode(self._context + self._token_ids)
-        if whole.startswith(before + self._text):
-            self._extend(whole[len(before) + len(self._text) :])
+        text = self._without_torn(whole.removeprefix(self._before))
+        if text.startswith(self._text):
+            self._extend(text[len(self._text) :])
 
     def take(self, *, final: bool) -> str:
         """Text that is certain and was not given out yet; all of it when `final`."""
@@ -51,6 +54,28 @@ class Detokenizer:
         taken = self._text[self._num_taken : end]
         self._num_taken = max(self._num_taken, end)
         return taken
+
+    def _begin(self, context: list[int]) -> DecodeStream:
+        """A stream behind the prompt's last tokens.
+
+        They may end within a character, whose end is still to come. A stream that began there
+        would give out the context together with it.
+        """
+        whole = context
+        self._before = text = self._decode(whole)
+        while whole and self._before.endswith(REPLACEMENT):
+            whole = whole[:-1]
+            self._before = self._decode(whole)
+        self._torn = text[len(self._before) :]
+        stream = DecodeStream(ids=whole, skip_special_tokens=True)
+        for token_id in context[len(whole) :]:
+            stream.step(self._tokenizer, token_id)
+        return stream
+
+    def _without_torn(self, text: str) -> str:
+        """Less what is the prompt's: all of its torn end, or all but a character now complete."""
+        complete = self._torn.rstrip(REPLACEMENT)
+        return text.removeprefix(self._torn if text.startswith(self._torn) else complete)
 
     def _extend(self, piece: str) -> bool:
         # A stop string may begin in what was there, but not before its length allows.
