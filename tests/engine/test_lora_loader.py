@@ -7,9 +7,10 @@ import torch
 
 from finlora.engine.lora_loader import LoRALoader
 from finlora.engine.lora_weights import AdapterWeights
+from finlora.errors import AdapterLoadError
 from finlora.model import base_spec
 from tests.adapters.peft_folders import key_of, read_tensors
-from tests.engine.conftest import World
+from tests.engine.conftest import EngineMaker, World
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 NAME = "model.layers.0.self_attn.q_proj"
@@ -62,3 +63,15 @@ def test_one_layer_that_needs_more_bits_has_all_layers_widened(llama: World) -> 
     assert {layer.b.dtype for layer in weights.layers.values()} == {FLOAT}
     shapes = base_spec(str(llama.base)).linear_layers.values()
     assert weights.num_bytes == sum(4 * 5 * (s.in_features + s.out_features) for s in shapes)
+
+
+def test_dora_of_a_row_without_length_is_refused(
+    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = make_engine(llama).engine.adapters._loader._load
+    assert isinstance(loader, LoRALoader)
+    norms = torch.full_like(loader._row_norms[NAME], -1e6)  # what rounding leaves of nothing
+    monkeypatch.setitem(loader._row_norms, NAME, norms)
+    with pytest.raises(AdapterLoadError, match="a row of W \\+ B A is zero"):
+        loader(llama.adapters["dora"])
+    assert loader(llama.adapters["lora"]).num_bytes

@@ -15,6 +15,7 @@ from finlora.adapters.validation import LoRALayer, parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.engine.lora_weights import AdapterWeights, LoRAWeights
 from finlora.engine.siblings import Member
+from finlora.errors import AdapterLoadError
 from finlora.threads import one_thread
 
 
@@ -85,8 +86,10 @@ class LoRALoader:
         applied = self._members[name].product(a.to(norms.device, self._dtype)).float()
         cross = 2 * (b * applied.T.cpu()).sum(1)  # applied: [r, out_features]
         square = ((b @ (a @ a.T)) * b).sum(1)
-        norm = (norms.cpu() + cross + square).clamp_min(math.ulp(0.0)).sqrt()
-        scale: Tensor = layer.magnitude.float() / norm
+        squared_norm = norms.cpu() + cross + square
+        if not bool((squared_norm > 0).all()):
+            raise AdapterLoadError(f"{name}: a row of W + B A is zero, which DoRA cannot scale")
+        scale: Tensor = layer.magnitude.float() / squared_norm.sqrt()
         return scale
 
 
