@@ -35,6 +35,17 @@ def test_broken_names_are_told_with_the_reason(registry: AdapterRegistry) -> Non
     assert "IA3" in str(fresh.broken()["sentiment"])
 
 
+def test_adapters_are_found_where_the_generation_cannot_be_read(registry: AdapterRegistry) -> None:
+    register(registry)
+    path = registry.folder / ".generation"
+    path.unlink()
+    path.mkdir()  # as a file that is another user's: the read fails, for root too
+    fresh = AdapterRegistry(registry.folder)
+
+    assert fresh.is_registered("sentiment")
+    assert not fresh.is_registered("other")
+
+
 def test_registering_again_repairs_a_damaged_version(registry: AdapterRegistry) -> None:
     adapter = register(registry)
     (adapter.folder / WEIGHTS_FILE).write_bytes(b"0ne")

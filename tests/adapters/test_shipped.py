@@ -1,5 +1,6 @@
 """Which registry is used, and what a new one starts with."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_seeding_gives_way_to_a_process_that_was_quicker(
 
     assert quicker.names() == ["own"]
     assert [path.name for path in quicker.folder.parent.iterdir()] == ["registry"]
+
+
+def test_what_another_process_has_put_aside_is_left_alone(
+    shipped: AdapterRegistry, tmp_path: Path
+) -> None:
+    # In containers that share a volume the processes' numbers are the same.
+    aside = tmp_path / "data" / f"registry.{os.getpid()}"
+    AdapterRegistry(aside).register("half", "v", CONFIG, b"1", Manifest())
+    seed(tmp_path / "data" / "registry", shipped.folder)
+
+    assert AdapterRegistry(tmp_path / "data" / "registry").names() == ["news"]
+    assert AdapterRegistry(aside).names() == ["half"]
 
 
 def test_a_user_without_a_registry_gets_the_shipped_adapters_once(

@@ -59,10 +59,10 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def generation(self) -> int:
-        """A number that every change of the registry increases."""
+        """A number that every change of the registry increases; 0 where it cannot be read."""
         try:
             return int((self.root / GENERATION_FILE).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return 0
 
     def pointers(self) -> dict[str, Pointer]:
@@ -157,6 +157,7 @@ class Catalogue:
             for folder in _subfolders(variant):
                 if re.fullmatch(NAME_PATTERN, folder.name):
                     index.folders.setdefault(folder.name, []).append(folder)
+        self._versions = {v: known for v, known in self._versions.items() if os.path.isdir(v)}
         return index
 
 

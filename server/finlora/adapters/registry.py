@@ -29,7 +29,7 @@ from finlora.adapters.catalogue import (
     Catalogue,
     find_digest,
 )
-from finlora.adapters.files import replace_file, writer
+from finlora.adapters.files import replace_file, sync_folder, writer
 from finlora.adapters.log import ChangeLog
 from finlora.adapters.peft_config import parse_config
 from finlora.adapters.versions import (
@@ -179,6 +179,7 @@ class AdapterRegistry:
         with self._writing() as staging:
             folder, digests = self._pointer(name)
             os.replace(folder / POINTER_FILE, staging / POINTER_FILE)
+            sync_folder(folder)
             variant = folder.parent.name
             self._record(staging, "remove", name, variant=variant, digest=digests[0])
 

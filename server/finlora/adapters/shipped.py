@@ -1,9 +1,9 @@
 """The registry a process uses; a new one in the user's data folder gets the shipped adapters."""
 
 import os
-import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.source import read_peft_folder
@@ -26,16 +26,16 @@ def open_registry(settings: Settings, *, who: str | None = None) -> AdapterRegis
 
 def seed(folder: Path, shipped: Path) -> None:
     """Make a registry that serves what another one serves; the digests stay the same."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
-        aside.mkdir(parents=True)
-        _copy(AdapterRegistry(shipped), AdapterRegistry(aside, who="finlora"))
-        os.rename(aside, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Of its own, whatever other processes or containers do on the same volume.
+        with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as aside:
+            complete = Path(aside) / folder.name
+            _copy(AdapterRegistry(shipped), AdapterRegistry(complete, who="finlora"))
+            os.rename(complete, folder)
     except OSError as error:
         if not folder.is_dir():  # another process may have been quicker
             raise AdapterError(f"cannot set up the registry {folder}: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy(source: AdapterRegistry, target: AdapterRegistry) -> None:
