@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import httpx
@@ -16,8 +18,8 @@ from finlora.api.grammars import MAX_COMPILING, MAX_GRAMMARS, GrammarCache
 from finlora.config import Settings
 from finlora.engine.constraints import Grammar, GrammarKind
 from finlora.engine.grammar_process import MODULE
-from finlora.errors import EngineOverloadedError, InvalidSamplingParamsError
-from tests.api.live import LiveServer, serving
+from finlora.errors import EngineOverloadedError, EngineStoppedError, InvalidSamplingParamsError
+from tests.api.live import DEADLINE_SECONDS, LiveServer, serving
 from tests.engine.test_guidance import COMPILER, HOSTILE, SCHEMA
 
 PROMPT = "Shares fell 4.2 percent. "
@@ -232,3 +234,68 @@ def test_too_many_at_once_are_told_to_come_back() -> None:
         cache.close()
 
     asyncio.run(ask())
+
+
+def test_what_waits_at_the_end_is_told_and_not_compiled() -> None:
+    compiler = Compiler()
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def compile(kind: GrammarKind, source: str) -> Grammar:
+        begun.set()
+        go_on.wait(DEADLINE_SECONDS)
+        return compiler.compile(kind, source)
+
+    async def ask() -> None:
+        cache = GrammarCache(compile, closed.set)
+        waiting = [asyncio.create_task(cache.get(GrammarKind.REGEX, f"a{i}")) for i in range(3)]
+        waiting.append(asyncio.create_task(cache.get(GrammarKind.REGEX, "a0")))
+        await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
+        cache.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [EngineStoppedError] * 4
+        go_on.set()
+        assert cache.num_grammars == 0
+
+    asyncio.run(ask())
+    assert closed.wait(DEADLINE_SECONDS)  # behind all that was queued
+    assert compiler.num_compiled == 1
+
+
+def test_a_client_that_leaves_does_not_end_the_work_of_others() -> None:
+    compiler = Compiler()
+
+    async def ask() -> None:
+        cache = GrammarCache(compiler.compile, compiler.close)
+        leaving = asyncio.create_task(cache.get(GrammarKind.REGEX, "a"))
+        staying = asyncio.create_task(cache.get(GrammarKind.REGEX, "a"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await staying
+        assert leaving.cancelled()
+        cache.close()
+
+    asyncio.run(ask())
+    assert compiler.num_compiled == 1
+
+
+def test_a_request_that_waits_when_the_server_stops_is_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(kind: GrammarKind, source: str) -> Grammar:
+        begun.set()
+        go_on.wait(DEADLINE_SECONDS)
+        return COMPILER.compile(kind, source)
+
+    body = {"model": "news", "prompt": PROMPT, "guided_regex": "a"}
+    with serving(settings) as server, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(server.state.grammars, "_compile", hold)
+        url = f"{server.url}/v1/completions"
+        asked = pool.submit(httpx.post, url, json=body, timeout=DEADLINE_SECONDS)
+        assert begun.wait(DEADLINE_SECONDS)
+        server.drain()
+        response = asked.result(DEADLINE_SECONDS)
+        go_on.set()
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "engine_not_ready"

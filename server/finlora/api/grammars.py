@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from finlora.engine.constraints import Grammar, GrammarKind
-from finlora.errors import EngineOverloadedError
+from finlora.errors import EngineOverloadedError, EngineStoppedError
 
 MAX_GRAMMARS = 64
 MAX_BYTES = 2**20  # of their sources
@@ -33,16 +33,27 @@ class GrammarCache:
         return len(self._grammars)
 
     async def get(self, kind: GrammarKind, source: str) -> Grammar:
-        """The compiled grammar. Raises InvalidSamplingParamsError, EngineOverloadedError."""
+        """The compiled grammar.
+
+        Raises InvalidSamplingParamsError, EngineOverloadedError, EngineStoppedError.
+        """
         key = (kind, source)
         if key not in self._grammars:
             self._begin(key)
         self._grammars.move_to_end(key)
-        # Whoever goes away leaves the work to the others who wait for it.
-        return await asyncio.shield(self._grammars[key])
+        compiling = self._grammars[key]
+        try:
+            # Whoever goes away leaves the work to the others who wait for it.
+            return await asyncio.shield(compiling)
+        except asyncio.CancelledError:
+            if not compiling.cancelled():
+                raise
+            raise EngineStoppedError("the server stopped before the grammar was compiled") from None
 
     def close(self) -> None:
-        """Compile no more."""
+        """Compile no more: one at most is under way, whoever waits is told."""
+        for compiling in list(self._grammars.values()):
+            compiling.cancel()
         self._pool.submit(self._close)
         self._pool.shutdown(wait=False)
 
