@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,22 @@ def test_an_output_is_replaced_only_by_another(
     empty.touch()
     assert main([str(empty), *arguments, "--url", server.url]) == 0
     assert output.read_bytes() == b""
+
+
+def test_a_pipe_is_an_input_too(
+    server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finlora.batch.run.SECONDS_BETWEEN_WRITES", -1.0)  # shows how far it is
+    content = write(tmp_path / "in.jsonl", [*GOOD]).read_bytes()
+    output = tmp_path / "out.jsonl"
+    reading, writing = os.pipe()  # as of a shell's <(command)
+    try:
+        os.write(writing, content)
+        os.close(writing)
+        assert main([f"/dev/fd/{reading}", "-o", str(output), "--url", server.url]) == 0
+    finally:
+        os.close(reading)
+    assert len(responses(output)) == len(GOOD)
 
 
 def test_a_server_that_is_gone_is_an_error(

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -71,11 +72,11 @@ async def _run(
 ) -> Tally:
     async with connection as client:
         run = BatchRun(client, output, view, concurrency=args.concurrency)
-        num_bytes = args.input.stat().st_size
+        num_bytes = _num_bytes(stream)
 
         def lines() -> Iterator[Line]:
             for line in read_lines(stream, args.input):
-                run.fraction = stream.tell() / num_bytes
+                run.fraction = stream.tell() / num_bytes if num_bytes else None
                 yield line
 
         return await run.send_all(lines())
@@ -92,6 +93,11 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _num_bytes(stream: BinaryIO) -> int:
+    """0: nobody knows how much there is, as of a pipe."""
+    return os.fstat(stream.fileno()).st_size if stream.seekable() else 0
 
 
 def _summary(tally: Tally, output: ResponseFile) -> str:
