@@ -131,6 +131,38 @@ def test_a_busy_server_is_asked_again() -> None:
     assert num_asked == 3
 
 
-def test_an_answer_that_is_not_ours_is_told() -> None:
-    with pytest.raises(RemoteError, match="not JSON"):
-        labeller(lambda request: httpx.Response(200, text="<html>"))
+MODEL = {"id": "news", "labels": ["a", "b"]}
+ENTRY = {"index": 0, "label": "a", "probabilities": {"a": 0.75, "b": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "model", "classified"),
+    [
+        ("news", "<html>", None),
+        ("news", {"name": "news"}, None),
+        ("news", ["news"], None),
+        ("news", {"id": "news", "labels": "ab"}, None),
+        (None, {"models": []}, None),
+        (None, {"data": []}, None),
+        (None, {"data": [{"id": "news", "parent": "base"}]}, None),
+        (None, {"data": None}, None),
+        ("news", MODEL, {"results": [ENTRY]}),
+        ("news", MODEL, {"data": []}),
+        ("news", MODEL, {"data": [ENTRY, ENTRY]}),
+        ("news", MODEL, {"data": [{**ENTRY, "index": 1}]}),
+        ("news", MODEL, {"data": [{"index": 0, "label": "a", "probs": [0.75, 0.25]}]}),
+        ("news", MODEL, {"data": [{**ENTRY, "probabilities": {"b": 1.0}}]}),
+    ],
+)
+def test_a_server_that_is_not_ours_is_told(
+    adapter: str | None, model: object, classified: object
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = model if request.method == "GET" else classified
+        if isinstance(found, str):
+            return httpx.Response(200, text=found)
+        return httpx.Response(200, json=found)
+
+    http = httpx.Client(base_url="http://test/v1/", transport=httpx.MockTransport(answer))
+    with pytest.raises(RemoteError, match=r"http://test/v1/.*: no finlora server answers there"):
+        list(RemoteLabeller(http, Question(adapter)).each(["x"]))

@@ -12,6 +12,13 @@ import httpx
 from finlora.errors import ConfigError, FinLoRAError, RemoteError, RequestError
 from finlora.offline.results import Classification, Text
 from finlora.predict.labeller import Labeller, Question
+from finlora.predict.served import (
+    ServedModel,
+    ServedModels,
+    classifications,
+    not_ours,
+    parsed,
+)
 from finlora.server_url import server_url
 
 TEXTS_IN_A_REQUEST = 32
@@ -38,14 +45,14 @@ class RemoteLabeller:
         self._http = http
         self._question = question
         model = self._model(question.adapter)
-        self._name: str = model["id"]
-        labels = question.labels or model.get("labels")
+        self._name = model.id
+        labels = question.labels or model.labels
         if not labels:
             raise ConfigError(f"{self._name} has no labels of its own: name them with --labels")
         self.labels: tuple[str, ...] = tuple(labels)
         self.identity: dict[str, Any] = {
             "server": str(http.base_url),
-            "adapter": model.get("digest", self._name),
+            "adapter": model.digest or self._name,
             "labels": list(self.labels),
             "template": question.template,
         }
@@ -83,15 +90,16 @@ class RemoteLabeller:
             if len(texts) == 1:
                 return [RequestError(message_of(answer))]
             return [found for text in texts for found in self._classify([text])]
-        entries = sorted(_json(answer)["data"], key=lambda entry: entry["index"])
-        return [Classification(e["label"], e["probabilities"]) for e in entries]
+        return [*classifications(_good(answer), len(texts), self.labels)]
 
-    def _model(self, name: str | None) -> dict[str, Any]:
+    def _model(self, name: str | None) -> ServedModel:
         if name is not None:
-            found: dict[str, Any] = _json(self._ask("GET", f"models/{name}"))
-            return found
-        models = _json(self._ask("GET", "models"))["data"]
-        return next(model for model in models if model.get("parent") is None)
+            return parsed(_good(self._ask("GET", f"models/{name}")), ServedModel)
+        answer = _good(self._ask("GET", "models"))
+        bases = [m for m in parsed(answer, ServedModels).data if m.parent is None]
+        if not bases:
+            raise not_ours(answer)
+        return bases[0]
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         for number in range(MAX_TRIES):
@@ -131,16 +139,13 @@ def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
         yield chunk
 
 
-def _json(answer: httpx.Response) -> Any:
-    """The body of a good answer. Raises RemoteError."""
+def _good(answer: httpx.Response) -> httpx.Response:
+    """The answer. Raises RemoteError when it is an error."""
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise RemoteError(f"{answer.url}: {message_of(answer)}; put the key into FINLORA_API_KEY")
     if not answer.is_success:
         raise RemoteError(f"{answer.url}: {answer.status_code}: {message_of(answer)}")
-    try:
-        return answer.json()
-    except ValueError as error:
-        raise RemoteError(f"{answer.url}: the answer is not JSON") from error
+    return answer
 
 
 def message_of(answer: httpx.Response) -> str:
