@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finlora.engine import sampler
 from finlora.engine.sampler import Sampler, token_logprobs, uniform
 from finlora.engine.sampling_params import SamplingParams
-from finlora.errors import InvalidSamplingParamsError
+from finlora.errors import EngineError, InvalidSamplingParamsError
 from tests.engine.requests import make_request
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
@@ -41,6 +42,8 @@ def test_draws_follow_the_distribution() -> None:
         (SamplingParams(min_p=0.3), {0, 1}),  # 0.37 of the likeliest stays, 0.22 goes
         (SamplingParams(logit_bias={3: 100.0}), {3}),
         (SamplingParams(top_k=3, logit_bias={0: -100.0}), {1, 2, 3}),
+        (SamplingParams(temperature=1e-310), {0}),
+        (SamplingParams(temperature=1e-310, top_p=0.9, top_k=3, min_p=0.1), {0}),
     ],
 )
 def test_truncation_leaves_exactly_what_it_says(params: SamplingParams, allowed: set[int]) -> None:
@@ -91,6 +94,21 @@ def test_a_row_that_is_not_finite_gets_no_token_and_harms_nobody() -> None:
     assert [s.token_id for s in Sampler().sample(logits, requests)] == [0, None, 0]
 
 
+def test_a_row_that_cannot_be_drawn_ends_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [make_request([0], SamplingParams(top_k=k)) for k in (2, 1, 2)]
+
+    def fail_for_one(probabilities: torch.Tensor, params: SamplingParams) -> object:
+        if params.top_k == 1:
+            raise IndexError
+        return truncate(probabilities, params)
+
+    truncate = sampler._truncate
+    monkeypatch.setattr(sampler, "_truncate", fail_for_one)
+    sampled = Sampler().sample(LOGITS.expand(3, -1), requests)
+    assert [s.token_id is None for s in sampled] == [False, True, False]
+    assert isinstance(sampled[1].error, EngineError)
+
+
 def test_logprobs_are_the_models_own_whatever_the_temperature() -> None:
     request = make_request([0], SamplingParams(temperature=0, logprobs=2, logit_bias={1: 50}))
     sampled = Sampler().sample(LOGITS[None], [request])[0]
@@ -114,7 +132,7 @@ def test_token_logprobs_of_many_rows() -> None:
     [
         ("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.1),
         ("top_k", -1), ("min_p", 2), ("presence_penalty", 3), ("frequency_penalty", float("inf")),
-        ("repetition_penalty", 0), ("logit_bias", {1: 101.0}), ("logprobs", 21),
+        ("repetition_penalty", 1e-200), ("logit_bias", {1: 101.0}), ("logprobs", 21),
         ("prompt_logprobs", -1), ("max_tokens", -1), ("stop", ("",)),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """From logits to tokens. Every row is treated on its own, so batch mates change nothing."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from finlora.engine.request import Request, TokenLogprob
 from finlora.engine.sampling_params import SamplingParams
-from finlora.errors import InvalidSamplingParamsError
+from finlora.errors import EngineError, FinLoRAError, InvalidSamplingParamsError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Sampled:
 
     token_id: int | None
     logprob: TokenLogprob | None = None
-    error: InvalidSamplingParamsError | None = None
+    error: FinLoRAError | None = None
 
 
 class Sampler:
@@ -48,6 +51,9 @@ class Sampler:
             return self._sample_row(logits, request)
         except InvalidSamplingParamsError as error:  # of its grammar: the other rows go on
             return Sampled(None, error=error)
+        except Exception:
+            logger.exception("no token of request %s could be chosen", request.request_id)
+            return Sampled(None, error=EngineError("the engine failed on this request"))
 
     def _sample_row(self, logits: Tensor, request: Request) -> Sampled:
         params = request.params
@@ -151,7 +157,9 @@ def _adjust(logits: Tensor, context: _Context) -> Tensor:
 
 def _draw(logits: Tensor, params: SamplingParams, share: float) -> int:
     """A token from the tempered, truncated distribution, by inversion of its cumulative sum."""
-    probabilities = (logits.double() / params.temperature).softmax(-1)
+    # However small the temperature, nothing above 0 is divided by it.
+    logits = logits.double()
+    probabilities = ((logits - logits.max()) / params.temperature).softmax(-1)
     ids = None
     if params.top_k or params.top_p < 1 or params.min_p:
         probabilities, ids = _truncate(probabilities, params)

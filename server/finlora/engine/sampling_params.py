@@ -8,6 +8,8 @@ from finlora.engine.structured import ChoiceTree
 from finlora.errors import InvalidSamplingParamsError
 
 MAX_LOGPROBS = 20
+# Logits that are divided by less leave what float32 holds, and with it the draw.
+REPETITION_PENALTIES = (0.01, 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,11 @@ class SamplingParams:
         self._check("min_p", 0 <= self.min_p <= 1, "must be from 0 to 1")
         for name in ("presence_penalty", "frequency_penalty"):
             self._check(name, -2 <= getattr(self, name) <= 2, "must be from -2 to 2")
+        least, most = REPETITION_PENALTIES
         self._check(
-            "repetition_penalty", 0 < self.repetition_penalty <= 100, "must be above 0, at most 100"
+            "repetition_penalty",
+            least <= self.repetition_penalty <= most,
+            f"must be from {least} to {most}",
         )
         for bias in self.logit_bias.values():
             self._check("logit_bias", -100 <= bias <= 100, "values must be from -100 to 100")

@@ -29,6 +29,7 @@ from finlora.api.protocol.structured import (
     form_of,
 )
 from finlora.engine.constraints import GrammarKind
+from finlora.engine.sampling_params import REPETITION_PENALTIES
 
 
 class StreamOptions(BaseModel):
@@ -78,8 +79,8 @@ class SamplingRequest(RequestBody):
     repetition_penalty: Annotated[
         float,
         Field(
-            gt=0,
-            le=100,
+            ge=REPETITION_PENALTIES[0],
+            le=REPETITION_PENALTIES[1],
             description="divides positive logits of tokens so far, multiplies negative ones",
         ),
     ] = 1.0
