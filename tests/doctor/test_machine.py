@@ -41,6 +41,17 @@ def test_memory_is_held_against_the_settings() -> None:
     assert "--kv-cache-bytes" in (large.next_step or "")
 
 
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+    settings = Settings(kv_cache_bytes=1, adapter_cache_bytes=1)
+    (whole,) = check_memory(settings, tmp_path)
+    (tmp_path / "memory.max").write_text(f"{1 << 20}\n", "ascii")
+    (limited,) = check_memory(settings, tmp_path)
+    assert limited.level is Level.NOTE
+    assert limited.facts == {"available_bytes": 1 << 20, "total_bytes": 1 << 20}
+    assert "container" in limited.text
+    assert "container" not in whole.text
+
+
 @pytest.mark.parametrize(
     ("maps", "environment", "level", "what"),
     [

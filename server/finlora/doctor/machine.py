@@ -10,6 +10,7 @@ import psutil
 
 from finlora.config import GIB, Settings
 from finlora.doctor.findings import Finding, note, ok
+from finlora.metrics.gauges import CGROUP_FOLDER, memory_limit_bytes
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
@@ -49,13 +50,15 @@ def check_processor(processor: Processor) -> Iterator[Finding]:
     yield ok("cpu", text, model=processor.model, cores=cores, threads=threads, features=present)
 
 
-def check_memory(settings: Settings) -> Iterator[Finding]:
-    """Whether what the settings ask for is there."""
-    memory = psutil.virtual_memory()
+def check_memory(settings: Settings, cgroup: Path = CGROUP_FOLDER) -> Iterator[Finding]:
+    """Whether what the settings ask for is there, and a process here may take it."""
+    memory, total = psutil.virtual_memory(), memory_limit_bytes(cgroup)
+    available = min(memory.available, total)
     caches = settings.kv_cache_bytes + settings.adapter_cache_bytes
-    text = f"{_gib(memory.available)} of {_gib(memory.total)} free"
-    facts = {"available_bytes": memory.available, "total_bytes": memory.total}
-    if memory.available >= caches + OTHER_BYTES:
+    limit = ", the container's limit" if total < memory.total else ""
+    text = f"{_gib(available)} of {_gib(total)} free{limit}"
+    facts = {"available_bytes": available, "total_bytes": total}
+    if available >= caches + OTHER_BYTES:
         yield ok("memory", text, **facts)
         return
     yield note(
