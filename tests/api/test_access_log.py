@@ -19,7 +19,7 @@ from finlora.api.request_record import RequestRecord
 from finlora.config import Settings
 from finlora.logs import JSONFormatter, TextFormatter
 from tests.api.live import DEADLINE_SECONDS, LiveServer, serving
-from tests.metrics.gauges import value
+from tests.metrics.gauges import event, value
 
 SECRET = "The merger with Contoso is not public."
 KEY = "sk-secret-key"
@@ -122,6 +122,27 @@ def test_a_refused_request_says_why(
     assert (line["status"], line["outcome"], line["error"]) == (status, "refused", error)
 
 
+@pytest.mark.parametrize("fields", [{"n": 2}, {"stream": True}])
+def test_a_demand_that_becomes_too_much_on_the_way_is_not_the_servers_fault(
+    server: LiveServer, http: httpx.Client, lines: Lines, fields: dict[str, Any]
+) -> None:
+    def ended(reason: str) -> float:
+        labels = {"adapter": "news", "reason": reason}
+        return value(server.state.metrics, "finlora_requests_total", **labels) or 0
+
+    refused, errors = ended("refused"), ended("error")
+    demand = {"guided_regex": "((a{1,1000}){1,1000}){1,1000}", "temperature": 0, "max_tokens": 200}
+    goes_on = {"logit_bias": {"2": -100}, "ignore_eos": False}
+    response = complete(http, **demand, **goes_on, **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "guided_regex")
+    line = lines.next()
+    assert (line["status"], line["outcome"]) == (400, "refused")
+    assert "refused" in line["finish_reasons"]
+    assert "error" not in line["finish_reasons"]
+    assert ended("refused") > refused
+    assert ended("error") == errors
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_is_told_with_what_was_done_for_it(
     server: LiveServer, lines: Lines, stream: bool
@@ -193,3 +214,25 @@ def test_requests_are_counted_by_the_servers_own_routes(
 
 def test_an_answer_that_never_began_is_a_disconnect() -> None:
     assert RequestRecord("GET", "/", None, {}).outcome == "disconnected"
+
+
+@pytest.mark.parametrize(
+    ("status", "reasons", "outcome"),
+    [
+        (200, ["stop", "length"], "ok"),
+        (200, ["stop", "abort"], "disconnected"),
+        (200, ["abort", "refused"], "refused"),
+        (200, ["abort", "error", "refused"], "error"),
+        (499, ["abort"], "disconnected"),
+        (400, ["abort", "refused"], "refused"),
+        (404, ["error"], "refused"),  # an adapter that turned out not to fit
+        (500, ["abort"], "error"),
+        (None, ["error"], "error"),
+    ],
+)
+def test_the_status_tells_whose_fault_it_was_and_without_one_the_sequences_do(
+    status: int | None, reasons: list[str], outcome: str
+) -> None:
+    record = RequestRecord("POST", "/", None, {}, status=status)
+    record.sequences += [event(reason=reason) for reason in reasons]
+    assert record.outcome == outcome

@@ -18,6 +18,8 @@ from finlora.metrics import FinishedRequest
 
 CLIENT_GONE = 499  # as nginx logs it; nobody reads the answer
 FIRST_REFUSAL, INTERNAL_ERROR = 400, 500
+# By the reason that a sequence ended for, the worst first.
+OUTCOMES = {"error": "error", "refused": "refused", "abort": "disconnected"}
 # One step of the engine, during which it hears of no abort, may take this long on a slow machine.
 SETTLE_SECONDS = 10.0
 
@@ -53,14 +55,19 @@ class RequestRecord:
 
     @property
     def outcome(self) -> str:
-        """`ok`, `refused`, `error` or `disconnected`."""
-        reasons = {sequence.reason for sequence in self.sequences}
+        """`ok`, `refused`, `error` or `disconnected`.
+
+        A status that tells of an error has the word: when one sequence fails, the others of its
+        request end as aborted.
+        """
         status = CLIENT_GONE if self.status is None else self.status
-        if "error" in reasons or status >= INTERNAL_ERROR:
-            return "error"
-        if "abort" in reasons or status == CLIENT_GONE:
-            return "disconnected"
-        return "refused" if status >= FIRST_REFUSAL else "ok"
+        if status >= FIRST_REFUSAL and status != CLIENT_GONE:
+            return "error" if status >= INTERNAL_ERROR else "refused"
+        reasons = {sequence.reason for sequence in self.sequences}
+        found = next((reason for reason in OUTCOMES if reason in reasons), None)
+        if found is not None:
+            return OUTCOMES[found]
+        return "disconnected" if status == CLIENT_GONE else "ok"
 
     def begin(self, sequence_id: str, prompt: Sequence[int]) -> None:
         """A sequence is handed to the engine."""

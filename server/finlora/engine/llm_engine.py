@@ -48,6 +48,7 @@ STATUS_OF_REASON = {
     FinishReason.LENGTH: RequestStatus.FINISHED_LENGTH,
     FinishReason.ABORT: RequestStatus.FINISHED_ABORT,
     FinishReason.ERROR: RequestStatus.FINISHED_ERROR,
+    FinishReason.REFUSED: RequestStatus.FINISHED_REFUSED,
 }
 
 
@@ -302,7 +303,10 @@ class LLMEngine:
         request.last_token_time = now
 
     def _fail(self, request: Request, error: FinLoRAError) -> RequestOutput:
-        return self._finish(request, FinishReason.ERROR, error=error)
+        # As that of a grammar which takes too much to go on: no reason to wake an operator.
+        is_clients = isinstance(error, RequestError)
+        reason = FinishReason.REFUSED if is_clients else FinishReason.ERROR
+        return self._finish(request, reason, error=error)
 
     def _finish(
         self,

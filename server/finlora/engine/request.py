@@ -13,7 +13,7 @@ from finlora.errors import FinLoRAError
 
 
 class RequestStatus(StrEnum):
-    """Where a request stands; the last four are final."""
+    """Where a request stands; the last five are final."""
 
     WAITING = auto()
     WAITING_FOR_ADAPTER = auto()
@@ -23,6 +23,7 @@ class RequestStatus(StrEnum):
     FINISHED_LENGTH = auto()
     FINISHED_ABORT = auto()
     FINISHED_ERROR = auto()
+    FINISHED_REFUSED = auto()
 
 
 class FinishReason(StrEnum):
@@ -32,6 +33,7 @@ class FinishReason(StrEnum):
     LENGTH = auto()
     ABORT = auto()
     ERROR = auto()
+    REFUSED = auto()  # an error that is the client's fault, seen on the way only
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class RequestOutput:
     entry per id of `token_ids` when asked for. `prompt_logprobs` comes once, with the first output;
     its first entry is None. `choice_logprobs` comes with the last output when labels are scored:
     the log-probability of each label and its end token, not renormalised. Exactly one output of a
-    request has a `finish_reason`; `error` is set with FinishReason.ERROR only. Times are
-    `time.monotonic()` seconds.
+    request has a `finish_reason`; `error` is set with FinishReason.ERROR and REFUSED only.
+    Times are `time.monotonic()` seconds.
     """
 
     request_id: str
