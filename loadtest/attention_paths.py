@@ -4,6 +4,7 @@ Prints a Markdown table: microseconds of one layer of the default base (9 heads,
 numbers each), medians of many, in the type that it computes in.
 """
 
+import argparse
 import sys
 import time
 from statistics import median
@@ -70,8 +71,9 @@ def microseconds(batch: AttentionBatch, query: torch.Tensor) -> float:
     return median(times) * 1e6
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     dtype = best_dtype(torch.device("cpu"))
     sys.stdout.write("| step | own kernel, µs | gathered, µs |\n|---|---|---|\n")
     for name, spans in STEPS.items():

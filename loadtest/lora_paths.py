@@ -4,6 +4,7 @@ Prints a Markdown table: microseconds by our own kernel, and by torch's operatio
 all adapters in one stack, or adapter by adapter, in the type that the default base computes in.
 """
 
+import argparse
 import sys
 import time
 from itertools import product
@@ -85,8 +86,9 @@ def microseconds(
     return median(times) * 1e6
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     dtype = best_dtype(torch.device("cpu"))
     ways = ("own kernel", *LIMITS)
     columns = ("layers", "rows", "adapters", "rank", *(f"{way}, µs" for way in ways))

@@ -4,6 +4,7 @@ Prints a Markdown table: milliseconds for all linear layers of the default base 
 joined), and the rate they amount to, beside float32 weights, which take eight times the memory.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -69,8 +70,9 @@ def _plain_product(weight: Tensor) -> Product:
     return lambda x: F.linear(x, weight)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     flops = 2.0 * NUM_BLOCKS * sum(out * inner for out, inner in SHAPES)
     made = ways()
     sys.stdout.write(f"| rows | {' | '.join(f'{n}, ms | GFLOP/s' for n in made)} |\n")

@@ -3,6 +3,7 @@
 Prints a Markdown table: microseconds of a call, the least and the median of many, in both types.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -50,8 +51,9 @@ def microseconds(call: Call) -> str:
 
 
 @torch.inference_mode()
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table for as many threads as torch uses (OMP_NUM_THREADS)."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     columns = ("type", "rows", "norm, torch", "norm, own", "gated, torch", "gated, own")
     sys.stdout.write(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n")
     for dtype in (torch.float32, torch.bfloat16):

@@ -13,7 +13,7 @@ def test_the_table_has_a_row_for_every_step(
     }
     monkeypatch.setattr(attention_paths, "STEPS", steps)
     monkeypatch.setattr(attention_paths, "REPEATS", 3)
-    assert attention_paths.main() == 0
+    assert attention_paths.main([]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == list(steps)
     assert {row[1] != "-" for row in rows} == {MISSING is None}

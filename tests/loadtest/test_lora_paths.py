@@ -12,7 +12,7 @@ def test_the_table_has_a_row_for_every_combination(
     monkeypatch.setattr(lora_paths, "NUM_ADAPTERS", (1, 4))
     monkeypatch.setattr(lora_paths, "RANKS", (4, 8))
     monkeypatch.setattr(lora_paths, "REPEATS", 3)
-    assert lora_paths.main() == 0
+    assert lora_paths.main([]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     combinations = [["1", "4"], ["1", "8"], ["4", "4"], ["4", "8"]]
     assert [row[0] for row in rows] == ["| q, k, v"] * 4 + ["| down"] * 4

@@ -11,7 +11,7 @@ def test_the_table_has_a_row_for_every_number_of_rows(
     monkeypatch.setattr(nf4_paths, "SHAPES", ((64, 128), (32, 64)))
     monkeypatch.setattr(nf4_paths, "NUM_BLOCKS", 2)
     monkeypatch.setattr(nf4_paths, "NUM_ROWS", (1, 8))
-    assert nf4_paths.main() == 0
+    assert nf4_paths.main([]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.count("ms") == 3
     cells = [row.strip("| ").split(" | ") for row in rows]

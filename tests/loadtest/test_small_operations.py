@@ -10,7 +10,7 @@ def test_prints_a_row_for_every_type_and_number_of_rows(
 ) -> None:
     monkeypatch.setattr(small_operations, "NUM_ROWS", (1, 3))
     monkeypatch.setattr(small_operations, "REPEATS", 3)
-    assert small_operations.main() == 0
+    assert small_operations.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1:3] for line in lines[2:]] == [
         [" float32 ", " 1 "],
