@@ -1,5 +1,6 @@
 """Quantised bases: kept bit for bit, repaired when damaged, independent of the user's files."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from finlora.bases.quantized import checkpoint_folder, load_quantized, prepare
 from finlora.bases.store import is_intact
 from finlora.config import Quantization
+from tests.tiny_models import edit_config
 
 CPU = torch.device("cpu")
 KEY = "0" * 64
@@ -59,6 +61,23 @@ def test_quantises_once(llama: Path, empty_cache: Path) -> None:
     (llama / "model.safetensors").unlink()
     load(llama, Quantization.NF4)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}
+OTHER_CONFIG = {"rope_parameters": YARN, "rms_norm_eps": 0.1, "hidden_act": "gelu"}
+
+
+@pytest.mark.parametrize("kind", [Quantization.NF4, Quantization.NONE])
+def test_the_folders_own_config_counts(llama: Path, empty_cache: Path, kind: Quantization) -> None:
+    other = Path(shutil.copytree(llama, llama.parent / "same weights"))
+    edit_config(other, **OTHER_CONFIG)
+    before, beside = logits(load(llama, kind)), load(other, kind)
+    assert not torch.equal(logits(beside), before)
+    assert beside.config.rms_norm_eps == 0.1
+    edit_config(llama, **OTHER_CONFIG)
+    assert torch.equal(logits(load(llama, kind)), logits(beside))
+    shutil.rmtree(empty_cache, ignore_errors=True)
+    assert torch.equal(logits(load(llama, kind)), logits(beside))
 
 
 def test_a_damaged_checkpoint_is_made_again(llama: Path, empty_cache: Path) -> None:
