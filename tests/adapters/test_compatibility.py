@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from finlora.adapters.adapter import Manifest, TrainingQuantization
-from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.adapter import LoRAConfig, Manifest, TrainingQuantization
+from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import AdapterIncompatibleError
@@ -24,6 +24,22 @@ def test_an_adapter_trained_on_the_serving_base_is_compatible(spec: BaseSpec) ->
     manifest = manifest_for(spec, double_quant=True, block_size=64)
 
     assert check_compatible(manifest, spec, Quantization.NF4, strict=True) == []
+
+
+@pytest.mark.parametrize(
+    ("r", "pattern", "rank"),
+    [(8, {}, 8), (4, {"q_proj": 16, "v_proj": 2}, 16), (64, {".*": 8}, 8)],
+)
+def test_the_rank_is_that_of_the_largest_layer(r: int, pattern: dict[str, int], rank: int) -> None:
+    config = LoRAConfig(r=r, lora_alpha=8, rank_pattern=pattern)
+
+    check_limits(config, max_loras=1, max_lora_rank=rank)
+    with pytest.raises(
+        AdapterIncompatibleError, match=rf"rank {rank} .*--max-lora-rank of {rank - 1}"
+    ):
+        check_limits(config, max_loras=1, max_lora_rank=rank - 1)
+    with pytest.raises(AdapterIncompatibleError, match="--max-loras"):
+        check_limits(config, max_loras=0, max_lora_rank=rank)
 
 
 def test_unknown_facts_are_warned_about(spec: BaseSpec) -> None:

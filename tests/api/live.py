@@ -115,9 +115,11 @@ def register(
     fingerprint: str | None = None,
     created: str | None = None,
     prompt_template: str | None = None,
+    rank_pattern: dict[str, int] | None = None,
 ) -> Adapter:
     """A random adapter on the attention layers, strong enough to change the answers."""
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
+    config: dict[str, object] = {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
+    config |= {"r": 4, "lora_alpha": 8, "rank_pattern": rank_pattern or {}}
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for module, shape in spec.linear_layers.items():

@@ -1,8 +1,10 @@
 """Probes, models, keys: what surrounds the completions."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from finlora.config import Settings
 from finlora.engine import golden
 from finlora.engine.request import RequestOutput
 from finlora.errors import BaseModelError, EngineError
+from finlora.model import base_spec
 from tests.api.live import LiveServer, register, serving
 
 OPEN_PATHS = {"/", "/health", "/ready", "/version", "/metrics"}
@@ -62,13 +65,13 @@ def test_unknown_names_never_make_a_series(http: httpx.Client) -> None:
 
 def test_the_series_of_a_removed_adapter_disappear(http: httpx.Client, server: LiveServer) -> None:
     registry = server.state.registry
-    register(registry.folder, server.state.engine.spec, "passing", seed=5)
+    register(registry.folder, server.state.engine.spec, "leaving", seed=5)
     try:
-        http.post("/v1/completions", json=BODY | {"model": "passing"})
-        assert 'adapter="passing"' in http.get("/metrics").text
+        http.post("/v1/completions", json=BODY | {"model": "leaving"})
+        assert 'adapter="leaving"' in http.get("/metrics").text
     finally:
-        registry.remove("passing")
-    assert 'adapter="passing"' not in http.get("/metrics").text
+        registry.remove("leaving")
+    assert 'adapter="leaving"' not in http.get("/metrics").text
 
 
 def as_served(answer: Completion) -> tuple[str | None, str]:
@@ -138,6 +141,41 @@ class TestModels:
             registry.remove("later")
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model="later", prompt="a", max_tokens=1)
+
+
+class TestAdaptersThatTheServerHasNoRoomFor:
+    """They are not listed, and the answer names the flag to raise."""
+
+    @pytest.mark.parametrize(
+        ("limits", "flag"),
+        [({"max_loras": 0}, "--max-loras"), ({"max_lora_rank": 3}, "--max-lora-rank")],
+    )
+    def test_by_their_settings(self, settings: Settings, limits: dict[str, int], flag: str) -> None:
+        with serving(settings.model_copy(update=limits)) as server:
+            listed = httpx.get(f"{server.url}/v1/models").json()["data"]
+            answers = [
+                httpx.get(f"{server.url}/v1/models/news"),
+                httpx.post(f"{server.url}/v1/completions", json=BODY),
+                httpx.post(
+                    f"{server.url}/v1/admin/adapters/news/load",
+                    headers={"Authorization": "Bearer admin-key"},
+                ),
+            ]
+            metrics = httpx.get(f"{server.url}/metrics").text
+        assert [model["id"] for model in listed] == ["tiny-llama"]
+        for answer in answers:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+            assert flag in answer.json()["error"]["message"]
+        assert not re.search(r"^finlora_adapter_load_failures_total.* [1-9]", metrics, re.MULTILINE)
+
+    def test_by_the_rank_of_one_layer(self, settings: Settings, tmp_path: Path) -> None:
+        ranks = {"layers.0.self_attn.q_proj": 65}
+        register(tmp_path, base_spec(settings.model), "uneven", seed=3, rank_pattern=ranks)
+        with serving(settings.model_copy(update={"registry": tmp_path})) as server:
+            body = BODY | {"model": "uneven"}
+            answer = httpx.post(f"{server.url}/v1/completions", json=body)
+        assert answer.status_code == 404
+        assert "--max-lora-rank" in answer.json()["error"]["message"]
 
 
 @pytest.fixture(scope="module")

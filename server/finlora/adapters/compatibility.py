@@ -1,6 +1,6 @@
-"""Whether what a manifest says of an adapter fits the serving base. Looks at no weights."""
+"""Whether what is recorded of an adapter fits the serving base and its limits; reads no weights."""
 
-from finlora.adapters.adapter import Adapter, Manifest
+from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.errors import AdapterIncompatibleError
@@ -28,6 +28,18 @@ def check_compatible(
     if difference is not None and strict:
         raise AdapterIncompatibleError(difference)
     return warnings if difference is None else [*warnings, difference]
+
+
+def check_limits(config: LoRAConfig, *, max_loras: int, max_lora_rank: int) -> None:
+    """Raises AdapterIncompatibleError when a server with these limits cannot hold the adapter."""
+    if max_loras == 0:
+        raise AdapterIncompatibleError("this server runs without adapters: --max-loras is 0")
+    # Patterns may speak for all layers, so that r is the rank of none; the load sees that.
+    rank = max(config.rank_pattern.values(), default=config.r)
+    if rank > max_lora_rank:
+        raise AdapterIncompatibleError(
+            f"rank {rank} is above this server's --max-lora-rank of {max_lora_rank}"
+        )
 
 
 def _check_identity(what: str, recorded: str | None, actual: str, base: str) -> list[str]:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from finlora.adapters.adapter import Adapter
-from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.adapters.shipped import open_registry
 from finlora.api.facts import build_facts, limits, model_facts
 from finlora.api.grammars import GrammarCache
@@ -160,7 +160,7 @@ class ServerState:
         return adapter
 
     def adapters(self) -> list[Adapter]:
-        """The registered adapters that this base can serve."""
+        """The registered adapters that this server can serve."""
         return [adapter for adapter in self.registry.current() if self._fits(adapter)]
 
     def _fits(self, adapter: Adapter) -> bool:
@@ -171,8 +171,11 @@ class ServerState:
         return True
 
     def _check_fits(self, adapter: Adapter) -> None:
-        quantization, strict = self.settings.quantization, self.settings.strict
-        check_compatible(adapter, self.engine.spec, quantization, strict=strict)
+        settings = self.settings
+        check_compatible(adapter, self.engine.spec, settings.quantization, strict=settings.strict)
+        check_limits(
+            adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank
+        )
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
