@@ -8,7 +8,8 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finlora.bases.quantized import checkpoint_folder, load_quantized, prepare
+from finlora.bases.checkpoints import checkpoint_bytes, checkpoint_folder
+from finlora.bases.quantized import load_quantized, prepare
 from finlora.bases.store import is_intact
 from finlora.config import Quantization
 from tests.tiny_models import edit_config
@@ -76,13 +77,21 @@ def test_the_folders_own_config_counts(llama: Path, empty_cache: Path, kind: Qua
     assert beside.config.rms_norm_eps == 0.1
     edit_config(llama, **OTHER_CONFIG)
     assert torch.equal(logits(load(llama, kind)), logits(beside))
-    shutil.rmtree(empty_cache, ignore_errors=True)
-    assert torch.equal(logits(load(llama, kind)), logits(beside))
+
+
+def test_a_config_may_ask_for_more_tensors_than_before(llama: Path, empty_cache: Path) -> None:
+    whole = logits(load(llama, Quantization.NF4))
+    edit_config(llama, num_hidden_layers=1)
+    load(llama, Quantization.NF4)
+    assert list(checkpoint_bytes(llama, KEY)) == ["nf4-float32"]
+    edit_config(llama, num_hidden_layers=2)
+    assert not checkpoint_bytes(llama, KEY)
+    assert torch.equal(logits(load(llama, Quantization.NF4)), whole)
 
 
 def test_a_damaged_checkpoint_is_made_again(llama: Path, empty_cache: Path) -> None:
     before = logits(load(llama, Quantization.NF4))
-    weights = checkpoint_folder(KEY, Quantization.NF4, torch.float32) / "model.safetensors"
+    weights = checkpoint_folder(llama, KEY, "nf4-float32") / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.unlink()  # the first model still maps the old file

@@ -6,26 +6,19 @@ saving afterwards would lose bits.
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finlora.bases.architecture import read_config
+from finlora.bases.checkpoints import checkpoint_folder
 from finlora.bases.progress import busy
 from finlora.bases.quiet import quiet_transformers
 from finlora.bases.store import ensure
-from finlora.config import Quantization, cache_folder
+from finlora.config import Quantization
 
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 64
-FORMAT_VERSION = 1
 IN_FOUR_BITS = (Quantization.NF4, Quantization.FP4)
 
 
@@ -39,18 +32,14 @@ def load_quantized(
 ) -> PreTrainedModel:
     """The model of a source folder, its linear layers stored as asked, the rest in `dtype`."""
     folder = prepare(source, fingerprint, quantization, dtype)
-    config: Any = read_config(source)
     if folder != source:
-        # A checkpoint stands for weights alone. What is computed with them the source says: its
-        # config may change, and another folder may hold the same weights under another config.
-        config.quantization_config = _stored_as(folder)
-        return _read(folder, config, None, dtype, device)
-    how = None
+        return _read(folder, None, dtype, device)
+    config = None
     if quantization is Quantization.INT8:
         # Threshold 0: the default splits off columns by the largest value of the whole batch, which
         # would make a request's answer depend on its batch mates.
-        how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    model = _read(source, config, how, dtype, device)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    model = _read(source, config, dtype, device)
     _own_memory(model)
     return model
 
@@ -62,21 +51,16 @@ def prepare(source: Path, fingerprint: str, quantization: Quantization, dtype: t
     """
     if quantization not in IN_FOUR_BITS:
         return source
-    folder = checkpoint_folder(fingerprint, quantization, dtype)
+    kind = f"{quantization}-{str(dtype).removeprefix('torch.')}"
+    folder = checkpoint_folder(source, fingerprint, kind)
     return ensure(folder, lambda new: _save_checkpoint(source, new, quantization, dtype))
-
-
-def checkpoint_folder(fingerprint: str, quantization: Quantization, dtype: torch.dtype) -> Path:
-    """Where the quantised weights of a base stand."""
-    name = f"{fingerprint[:16]}-{quantization}-{str(dtype).removeprefix('torch.')}"
-    return cache_folder() / "quantized" / f"{FORMAT_VERSION}-{name}"
 
 
 def _save_checkpoint(
     source: Path, folder: Path, quantization: Quantization, dtype: torch.dtype
 ) -> None:
     logger.info("quantising %s to %s", source.name, quantization)
-    how = BitsAndBytesConfig(
+    config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=str(quantization),
         bnb_4bit_use_double_quant=True,
@@ -84,28 +68,19 @@ def _save_checkpoint(
         bnb_4bit_blocksize=BLOCK_SIZE,
     )
     with busy("quantising"):
-        model = _read(source, read_config(source), how, dtype, torch.device("cpu"))
+        model = _read(source, config, dtype, torch.device("cpu"))
         with quiet_transformers():
             model.save_pretrained(folder)
 
 
-def _stored_as(checkpoint: Path) -> Any:
-    config: Any = read_config(checkpoint)
-    return config.quantization_config
-
-
 def _read(
-    folder: Path,
-    config: PreTrainedConfig,
-    how: BitsAndBytesConfig | None,  # to quantise; None: as they are stored
-    dtype: torch.dtype,
-    device: torch.device,
+    folder: Path, config: BitsAndBytesConfig | None, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=config,
-            quantization_config=how,
+            # Passed as None it would hide what a checkpoint's own config says.
+            **({} if config is None else {"quantization_config": config}),
             dtype=dtype,
             device_map={"": device},
             local_files_only=True,

@@ -1,15 +1,13 @@
 """What of each known base is on disk. No torch."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finlora.bases.checkpoints import checkpoint_bytes
 from finlora.bases.embedded import EMBEDDED
 from finlora.bases.locate import find
 from finlora.bases.spec import BaseSpec
 from finlora.bases.spec_cache import all_specs, cached_spec
-from finlora.bases.store import FILES_FILE
-from finlora.config import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +41,13 @@ def _state(name: str, folder: Path | None, spec: BaseSpec | None) -> BaseState:
         name=name,
         embedded=name in EMBEDDED,
         folder=folder,
-        source_bytes=0 if folder is None else _num_bytes(folder.iterdir()),
-        quantized_bytes={} if spec is None else _checkpoints(spec.fingerprint),
+        source_bytes=0 if folder is None else _num_bytes(folder),
+        quantized_bytes={}
+        if folder is None or spec is None
+        else checkpoint_bytes(folder, spec.fingerprint),
         spec=spec,
     )
 
 
-def _checkpoints(fingerprint: str) -> dict[str, int]:
-    folders = (cache_folder() / "quantized").glob(f"*-{fingerprint[:16]}-*")
-    return {
-        folder.name.split("-", 2)[2]: _num_bytes(folder.iterdir())
-        for folder in sorted(folders)
-        if (folder / FILES_FILE).is_file()
-    }
-
-
-def _num_bytes(paths: Iterable[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.is_file())
+def _num_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
