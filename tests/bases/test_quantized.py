@@ -1,17 +1,21 @@
 """Quantised bases: kept bit for bit, repaired when damaged, independent of the user's files."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from finlora.bases.checkpoints import checkpoint_bytes, checkpoint_folder
 from finlora.bases.quantized import load_quantized, prepare
 from finlora.bases.store import is_intact
+from finlora.bases.tensors import WEIGHTS_FILE
 from finlora.config import Quantization
+from finlora.errors import BaseModelError
 from tests.tiny_models import edit_config
 
 CPU = torch.device("cpu")
@@ -87,6 +91,47 @@ def test_a_config_may_ask_for_more_tensors_than_before(llama: Path, empty_cache:
     edit_config(llama, num_hidden_layers=2)
     assert not checkpoint_bytes(llama, KEY)
     assert torch.equal(logits(load(llama, Quantization.NF4)), whole)
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Write the folder's weights anew, with some of them edited."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    edit(tensors)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+UP = "model.layers.0.mlp.up_proj"
+NORM = "model.norm.weight"
+MISFITS = [
+    (lambda t: t.pop(NORM), rf"{NORM} is missing"),
+    (lambda t: t.pop("model.embed_tokens.weight"), "embed_tokens.weight is missing"),
+    (lambda t: t.pop(f"{UP}.weight"), rf"{UP}\.weight is missing"),
+    (lambda t: [t.pop(name) for name in list(t) if "mlp" in name], "is missing and 3 more"),
+    (lambda t: t.update({NORM: torch.ones(70)}), rf"{NORM} is \[70\], not \[64\]"),
+    (lambda t: t.update({f"{UP}.bias": torch.ones(128)}), rf"{UP}\.bias has no place"),
+]
+
+
+@pytest.mark.parametrize("kind", Quantization)
+@pytest.mark.parametrize(("edit", "message"), MISFITS)
+def test_weights_that_do_not_fit_the_config_are_refused(
+    llama: Path,
+    empty_cache: Path,
+    kind: Quantization,
+    edit: Callable[[dict[str, torch.Tensor]], object],
+    message: str,
+) -> None:
+    change(llama, edit)
+    with pytest.raises(BaseModelError, match=message):
+        load(llama, kind)
+    assert not list(empty_cache.glob("quantized/[!.]*"))
+
+
+def test_tensors_beside_the_model_do_no_harm(llama: Path, empty_cache: Path) -> None:
+    before = logits(load(llama, Quantization.NONE))
+    beside = {"model.layers.2.mlp.up_proj.weight": torch.ones(4), "draft.weight": torch.ones(4)}
+    change(llama, lambda tensors: tensors.update(beside))
+    assert torch.equal(logits(load(llama, Quantization.NONE)), before)
 
 
 def test_a_damaged_checkpoint_is_made_again(llama: Path, empty_cache: Path) -> None:

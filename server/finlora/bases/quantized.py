@@ -6,11 +6,13 @@ saving afterwards would lose bits.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from finlora.bases.checkpoints import checkpoint_folder
+from finlora.bases.fit import check_fit
 from finlora.bases.progress import busy
 from finlora.bases.quiet import quiet_transformers
 from finlora.bases.store import ensure
@@ -30,7 +32,10 @@ def load_quantized(
     dtype: torch.dtype,
     device: torch.device,
 ) -> PreTrainedModel:
-    """The model of a source folder, its linear layers stored as asked, the rest in `dtype`."""
+    """The model of a source folder, its linear layers stored as asked, the rest in `dtype`.
+
+    Raises BaseModelError when the folder's weights do not fit its config.
+    """
     folder = prepare(source, fingerprint, quantization, dtype)
     if folder != source:
         return _read(folder, None, dtype, device)
@@ -77,7 +82,7 @@ def _read(
     folder: Path, config: BitsAndBytesConfig | None, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     with quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             # Passed as None it would hide what a checkpoint's own config says.
             **({} if config is None else {"quantization_config": config}),
@@ -86,7 +91,12 @@ def _read(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # the report has them, the error would not name them
+            output_loading_info=True,
         )
+    model: PreTrainedModel
+    model, report = found
+    check_fit(folder, model, report)
     return model
 
 
