@@ -108,6 +108,11 @@ MISFITS = [
     (lambda t: t.pop(f"{UP}.weight"), rf"{UP}\.weight is missing"),
     (lambda t: [t.pop(name) for name in list(t) if "mlp" in name], "is missing and 3 more"),
     (lambda t: t.update({NORM: torch.ones(70)}), rf"{NORM} is \[70\], not \[64\]"),
+    (
+        lambda t: t.update({f"{UP}.weight": t[f"{UP}.weight"].t().contiguous()}),
+        rf"{UP}\.weight is \[64, 128\], not \[128, 64\]",
+    ),
+    (lambda t: t.update({f"{UP}.weight": torch.ones(130, 64)}), r"is \[130, 64\], not"),
     (lambda t: t.update({f"{UP}.bias": torch.ones(128)}), rf"{UP}\.bias has no place"),
 ]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,7 +18,7 @@ MAX_NAMED = 3
 
 def check_fit(folder: Path, model: PreTrainedModel, report: dict[str, Any]) -> None:
     """`report` is the loading info of `from_pretrained`. Raises BaseModelError."""
-    found = sorted(_misfits(model, report))
+    found = sorted({*_misfits(model, report), *_misshapen(model)})
     if found:
         more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
         named = ", ".join(found[:MAX_NAMED])
@@ -33,6 +34,21 @@ def _misfits(model: PreTrainedModel, report: dict[str, Any]) -> Iterator[str]:
         # Others are harmless: parts that only training uses, layers that the config cuts off.
         if isinstance(_owner(model, name), nn.Linear):
             yield f"{name} has no place in the model"
+
+
+def _misshapen(model: PreTrainedModel) -> Iterator[str]:
+    """transformers does not compare the shapes of what it quantises."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            found, expected = _stored_shape(module), [module.out_features, module.in_features]
+            if found != expected:
+                yield f"{name}.weight is {found}, not {expected}"
+
+
+def _stored_shape(layer: Linear4bit | Linear8bitLt) -> list[int]:
+    weight: Any = layer.weight
+    state = getattr(weight, "quant_state", None)  # in four bits, unless the tensor is missing
+    return list(weight.shape if state is None else state.shape)
 
 
 def _owner(model: nn.Module, tensor: str) -> nn.Module | None:
