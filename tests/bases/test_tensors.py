@@ -67,7 +67,23 @@ def test_pickles_are_refused(llama: Path) -> None:
         fingerprint(llama)
 
 
+def test_an_index_beside_the_single_file_is_not_looked_at(llama: Path, tmp_path: Path) -> None:
+    before = fingerprint(llama)
+    shard = {name: tensor * 2 for name, tensor in load_file(llama / WEIGHTS_FILE).items()}
+    save_file(shard, llama / "shard.safetensors", metadata={"format": "pt"})
+    index = {"weight_map": dict.fromkeys(shard, "shard.safetensors")}
+    (llama / INDEX_FILE).write_text(json.dumps(index))
+    assert fingerprint(llama) == before
+    # It is what is served.
+    served = AutoModelForCausalLM.from_pretrained(llama)
+    served.save_pretrained(tmp_path / "served")
+    assert fingerprint(tmp_path / "served") == before
+    (llama / WEIGHTS_FILE).unlink()
+    assert fingerprint(llama) != before
+
+
 def test_a_broken_index_is_refused(llama: Path) -> None:
+    (llama / WEIGHTS_FILE).rename(llama / "shard.safetensors")
     (llama / INDEX_FILE).write_text(json.dumps({"weight_map": ["x"]}))
     with pytest.raises(BaseModelError, match="index"):
         fingerprint(llama)
@@ -75,6 +91,6 @@ def test_a_broken_index_is_refused(llama: Path) -> None:
 
 def test_the_index_cannot_lead_out_of_the_folder(llama: Path) -> None:
     (llama / INDEX_FILE).write_text(json.dumps({"weight_map": {"x": "../secret.safetensors"}}))
-    (llama.parent / "secret.safetensors").write_bytes((llama / WEIGHTS_FILE).read_bytes())
+    (llama / WEIGHTS_FILE).rename(llama.parent / "secret.safetensors")
     with pytest.raises(BaseModelError, match=r"lacks secret\.safetensors"):
         fingerprint(llama)

@@ -31,14 +31,11 @@ class TensorEntry:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model. Raises BaseModelError."""
-    index = folder / INDEX_FILE
+    """The safetensors files that transformers would load. Raises BaseModelError."""
     names = [WEIGHTS_FILE]
-    try:
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise BaseModelError(f"{index} is broken: {error}") from error
+    # It takes the single file first: an index beside it describes weights that are not served.
+    if not (folder / WEIGHTS_FILE).is_file() and (folder / INDEX_FILE).is_file():
+        names = _indexed(folder / INDEX_FILE)
     files = [folder / Path(name).name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -46,6 +43,13 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} lacks {', '.join(missing)}: weights must be in safetensors format"
         )
     return files
+
+
+def _indexed(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"{index} is broken: {error}") from error
 
 
 def tensor_entries(folder: Path) -> dict[str, TensorEntry]:
