@@ -9,6 +9,7 @@ import pytest
 
 from finlora.bases.spec import BaseSpec, LinearShape
 from finlora.bases.spec_cache import SOURCE_FILE, all_specs, cached_spec, remembered_spec
+from finlora.errors import BaseModelError
 
 SPEC = BaseSpec(
     name="computed",
@@ -73,3 +74,15 @@ def test_a_damaged_entry_is_computed_again(
     assert cached_spec(str(llama)) is None
     assert remembered_spec(llama, "my base", lambda folder: SPEC) == remembered
     assert json.loads(file.read_text())
+
+
+def test_a_base_that_changes_while_it_is_read_is_refused(llama: Path, empty_cache: Path) -> None:
+    def compute(folder: Path) -> BaseSpec:
+        with (folder / "model.safetensors").open("ab") as file:
+            file.write(b"the rest of a copy")
+        return SPEC
+
+    with pytest.raises(BaseModelError, match="changed while it was read"):
+        remembered_spec(llama, "copied", compute)
+    assert cached_spec(str(llama)) is None
+    assert remembered_spec(llama, "copied", lambda folder: SPEC).name == "copied"

@@ -10,6 +10,7 @@ from finlora.bases.locate import display_name, find
 from finlora.bases.spec import BaseSpec
 from finlora.bases.store import ensure
 from finlora.config import cache_folder
+from finlora.errors import BaseModelError
 
 SOURCE_FILE = "source.json"
 FORMAT_VERSION = 1
@@ -23,15 +24,22 @@ def cached_spec(model: str) -> BaseSpec | None:
 
 
 def remembered_spec(folder: Path, name: str, compute: Callable[[Path], BaseSpec]) -> BaseSpec:
-    """The folder's spec from the cache, else computed and kept."""
+    """The folder's spec from the cache, else computed and kept.
+
+    Raises BaseModelError when the folder changes meanwhile.
+    """
     known = _read(folder, name)
     if known is not None:
         return known
+    stamps = _stamps(folder)
     spec = replace(compute(folder), name=name)
+    if _stamps(folder) != stamps:
+        # A copy into the folder went on: the fingerprint is of no state that will be served.
+        raise BaseModelError(f"{folder} changed while it was read: try again when it is complete")
 
     def build(entry: Path) -> None:
         spec.save(entry)
-        source = {"folder": str(folder.resolve()), "stamps": _stamps(folder)}
+        source = {"folder": str(folder.resolve()), "stamps": stamps}
         (entry / SOURCE_FILE).write_text(json.dumps(source), "utf-8")
 
     entry = _entry(folder)
