@@ -202,6 +202,25 @@ def test_end_tokens(
     assert base_spec(str(folder)).eos_token_ids == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generation_config.json", "{"),
+        ("generation_config.json", "[]"),
+        ("generation_config.json", '{"eos_token_id": "<|im_end|>"}'),
+        ("generation_config.json", '{"eos_token_id": [2, null]}'),
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, content: str) -> None:
+    folder = build("llama", tmp_path / "llama")
+    (folder / name).write_text(content)
+    with pytest.raises(BaseModelError, match=name):
+        load_base(str(folder), Quantization.NONE, device="cpu")
+
+
 def test_a_known_spec_is_read_without_torch(llama: Path) -> None:
     spec = base_spec(str(llama))
     code = (

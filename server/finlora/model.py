@@ -63,6 +63,7 @@ def load_base(
     """
     folder = locate(model)
     spec = remembered_spec(folder, display_name(model), _compute_spec)
+    tokenizer = _tokenizer(folder)  # before what takes long
     target = target_device(device)
     compute_dtype = dtype or best_dtype(target)
     network = load_quantized(
@@ -72,7 +73,7 @@ def load_base(
     network.requires_grad_(False)
     for layer in _layers_in_four_bits(network):
         layer.support_avx512bf16_for_cpu = not training and is_packable(layer, compute_dtype)
-    return LoadedBase(network, _tokenizer(folder), spec, quantization, compute_dtype, target)
+    return LoadedBase(network, tokenizer, spec, quantization, compute_dtype, target)
 
 
 def base_spec(model: str) -> BaseSpec:
@@ -210,10 +211,16 @@ def target_device(name: str) -> torch.device:
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     # Not AutoTokenizer: some of its classes rebuild the pre-tokenizer instead of reading it, while
     # tokenizer.json is what spec.tokenizer_hash stands for.
-    with quiet_transformers():
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-            folder, local_files_only=True
-        )
+    try:
+        with quiet_transformers():
+            tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+                folder, local_files_only=True
+            )
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BaseModelError(
+            f"{folder / 'tokenizer.json'} or a file that belongs to it (tokenizer_config.json, "
+            f"special_tokens_map.json) cannot be read: {error!r}"
+        ) from error
     # Some files carry the truncation they were saved with: prompts would be cut without a word.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -238,8 +245,15 @@ def _compute_spec(folder: Path) -> BaseSpec:
 def _eos_token_ids(folder: Path, fallback: int | list[int] | None) -> tuple[int, ...]:
     """The generation config's, which chat models extend, else the model config's."""
     file = folder / "generation_config.json"
-    ids = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
-    ids = fallback if ids is None else ids
-    if ids is None:
-        return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+    try:
+        ids = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise BaseModelError(f"{file} cannot be read: {error}") from error
+    match fallback if ids is None else ids:
+        case None:
+            return ()
+        case int(one):
+            return (one,)
+        case [*several] if all(isinstance(each, int) for each in several):
+            return tuple(several)
+    raise BaseModelError(f"{file}: eos_token_id is neither an id nor a list of ids")

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from finlora.bases.architecture import check_servable, empty_model, linear_layers, read_config
 from finlora.bases.spec import LinearShape
 from finlora.errors import BaseModelError
-from tests.tiny_models import ARCHITECTURES, SIZES, build
+from tests.tiny_models import ARCHITECTURES, SIZES, build, edit_config
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -55,6 +55,23 @@ def test_served_architectures(architecture: str, tmp_path: Path) -> None:
 def test_refused_architectures(architecture: str, settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(BaseModelError, match=reason):
         check(architecture, **settings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"num_attention_heads": 5, "head_dim": None}, "64.* is not a multiple of .*5"),
+        ({"num_attention_heads": 0, "head_dim": None}, "zero"),
+        ({"hidden_size": "large"}, "hidden_size"),
+        ({"hidden_act": "none"}, "none"),
+        ({"vocab_size": -3}, "negative dimension"),
+    ],
+)
+def test_impossible_sizes(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
+    folder = build("llama", tmp_path / "llama")
+    edit_config(folder, **fields)
+    with pytest.raises(BaseModelError, match=rf"config\.json.*{reason}"):
+        empty_model(read_config(folder))
 
 
 def test_rotary_types_of_each_layer_type_are_seen() -> None:

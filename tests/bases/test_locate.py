@@ -30,7 +30,10 @@ def test_a_folder_that_is_no_base(llama: Path, missing: str) -> None:
         locate(str(llama))
 
 
-@pytest.mark.parametrize("name", ["nothing", "/no/such/folder", "a/b/c", "../up", ""])
+NO_HUB_IDS = ("a--b/c", "a/b..c", "a./b", "x" * 97 + "/y")
+
+
+@pytest.mark.parametrize("name", ["nothing", "/no/such/folder", "a/b/c", "../up", "", *NO_HUB_IDS])
 def test_unknown_names(name: str) -> None:
     assert find(name) is None
     with pytest.raises(BaseModelError, match="unknown base"):

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from finlora.bases.quiet import quiet_transformers
 from finlora.bases.spec import LinearShape
@@ -22,20 +29,29 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {reason}") from error
+    except Exception as error:  # transformers trips over a wrong value anywhere
+        raise BaseModelError(f"{folder / 'config.json'} cannot be read: {_why(error)}") from error
     return config
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model without weights. Raises BaseModelError when it is not a causal language model."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BaseModelError(f"{config.model_type} is not a causal language model")
     try:
         with torch.device("meta"), quiet_transformers():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    except (ValueError, ImportError) as error:
-        raise BaseModelError(f"{config.model_type} is not a causal language model") from error
+    except Exception as error:  # as above
+        raise BaseModelError(
+            f"no {config.model_type} can be built as config.json says: {_why(error)}"
+        ) from error
     return model
+
+
+def _why(error: Exception) -> str:
+    """In one line; errors of the config's own checks wrap what they found."""
+    found = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    return repr(error) if isinstance(error, KeyError) else str(found or error).partition("\n")[0]
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, LinearShape]:

@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -52,7 +53,7 @@ def find(model: str) -> Path | None:
                 local_files_only=True,
             )
         )
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 
@@ -70,14 +71,13 @@ def _local(model: str) -> Path | None:
 def _download(model: str) -> Path:
     hub = HUB_ID.fullmatch(model)
     if hub is None:
-        raise BaseModelError(
-            f"unknown base {model!r}: neither a folder, nor a hub id (owner/name), nor embedded "
-            f"({', '.join(EMBEDDED)})"
-        )
+        raise _unknown(model)
     try:
         return Path(
             snapshot_download(hub["id"], revision=hub["revision"], allow_patterns=HUB_FILES)
         )
+    except HFValidationError as error:  # the hub's rules are narrower than ours
+        raise _unknown(model) from error
     except GatedRepoError as error:
         raise BaseModelError(
             f"{model} is gated: accept its terms on the hub and log in (`hf auth login`)"
@@ -90,6 +90,13 @@ def _download(model: str) -> Path:
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise BaseModelError(f"cannot fetch {model} from the hub: {error}") from error
+
+
+def _unknown(model: str) -> BaseModelError:
+    return BaseModelError(
+        f"unknown base {model!r}: neither a folder, nor a hub id (owner/name), nor embedded "
+        f"({', '.join(EMBEDDED)})"
+    )
 
 
 def _check(folder: Path) -> None:
