@@ -249,7 +249,7 @@ def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
         load_base(str(folder), NF4)
 
 
-@pytest.mark.parametrize("device", ["warp", "cuda"])
+@pytest.mark.parametrize("device", ["warp", "meta", "mps", "cuda"])
 def test_devices_that_are_not_there(llama: Path, device: str) -> None:
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("it is there")

@@ -23,6 +23,7 @@ from finlora.bases.tensors import fingerprint
 from finlora.config import Quantization
 from finlora.errors import BaseModelError, ConfigError
 
+DEVICE_TYPES = ("cpu", "cuda")  # torch knows more, such as meta and mps
 PACKED_ROWS = 32  # the packed kernel takes output rows in blocks of this size
 
 
@@ -199,13 +200,20 @@ def packing_obstacle(layer: Shaped, compute_dtype: torch.dtype) -> str | None:
 def target_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is unknown: use cpu, cuda or auto") from error
+    device = _device(name)
+    if device is None or device.type not in DEVICE_TYPES:
+        raise ConfigError(f"no base runs on device {name!r}: use cpu, cuda, cuda:N or auto")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch sees no CUDA device here; use --device cpu")
     return device
+
+
+def _device(name: str) -> torch.device | None:
+    """None: torch knows no such device."""
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        return None
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
