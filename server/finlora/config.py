@@ -79,7 +79,10 @@ class Settings(BaseSettings):
         Quantization, Field(description="storage of the linear layers (none: 16 bits)")
     ] = Quantization.NF4
     device: Annotated[str, Field(description="cpu, cuda or auto")] = "auto"
-    threads: Annotated[NonNegativeInt, Field(description="CPU threads; 0: physical cores")] = 0
+    threads: Annotated[
+        NonNegativeInt,
+        Field(description="CPU threads; 0: OMP_NUM_THREADS, else the cores it may use"),
+    ] = 0
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port; 0 picks a free one")] = 8000
@@ -118,7 +121,9 @@ class Settings(BaseSettings):
     ] = 0
     max_num_waiting: Annotated[PositiveInt, Field(description="requests queued before 503")] = 1024
     max_loras: Annotated[NonNegativeInt, Field(description="adapter slots; 0: no adapters")] = 16
-    max_lora_rank: Annotated[int, Field(ge=1, le=512, description="largest rank")] = 64
+    max_lora_rank: Annotated[
+        int, Field(ge=1, le=512, description="largest rank that is served")
+    ] = 64
     kv_cache_bytes: Annotated[PositiveInt, Field(description="memory for keys and values")] = GIB
     prefix_cache: Annotated[
         bool, Field(description="share keys and values of equal beginnings")
@@ -127,7 +132,7 @@ class Settings(BaseSettings):
         bool, Field(description="also keep the weights dequantised: faster prompts, more memory")
     ] = False
     adapter_cache_bytes: Annotated[
-        PositiveInt, Field(description="memory for adapters in RAM; more where slots read there")
+        PositiveInt, Field(description="memory for adapters in RAM; those in slots may take more")
     ] = GIB
 
     @classmethod

@@ -48,6 +48,15 @@ def test_what_is_in_order(
     assert "trained on another base" in stranger["text"]
 
 
+def test_adapters_beyond_the_limits_are_told(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, findings = doctor([*flags, "--max-lora-rank", "1"], capsys)
+    told = {f["text"] for f in findings if f["subject"] == "registry" and f["level"] == "note"}
+    assert any("news is not served" in text and "--max-lora-rank" in text for text in told)
+    assert any("stranger is not served" in text and "another base" in text for text in told)
+
+
 def test_lines_for_people(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()

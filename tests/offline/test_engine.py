@@ -6,7 +6,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from finlora.errors import (
     RequestError,
 )
 from finlora.model import best_dtype
+from tests.api.live import register
 from tests.offline.conftest import LABELS, TEMPLATE, Folders, make_engine
 
 HEADLINES = (
@@ -215,6 +218,16 @@ def test_wrong_settings_are_named_before_anything_is_loaded() -> None:
 def test_a_context_too_short_for_anything_is_named(folders: Folders) -> None:
     with pytest.raises(ConfigError, match="max_model_len is 8"):
         Engine(str(folders.base), registry=folders.registry, device="cpu", max_model_len=8)
+
+
+def test_adapters_beyond_the_limits_are_not_offered(
+    engine: Engine, folders: Folders, tmp_path: Path
+) -> None:
+    register(tmp_path, engine._runner.engine.spec, "wide", seed=0)
+    there = replace(folders, registry=tmp_path)
+    for limits, names in (({}, ["wide"]), ({"max_lora_rank": 1}, []), ({"max_loras": 0}, [])):
+        with make_engine(there, **limits) as limited:
+            assert limited.adapters == names
 
 
 def test_added_adapters_are_this_engines_own(engine: Engine, folders: Folders) -> None:

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.adapter import Adapter
+from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.adapters.registry import AdapterRegistry
+from finlora.bases.spec import BaseSpec
 from finlora.bases.state import BaseState
 from finlora.config import GIB, Settings, cache_folder, registry_folder
 from finlora.doctor.findings import Finding, note, ok, problem
@@ -71,10 +73,25 @@ def check_registry(settings: Settings, base: BaseState) -> Iterator[Finding]:
     if base.spec is None:
         return
     for adapter in adapters:
-        try:
-            check_compatible(adapter, base.spec, settings.quantization, strict=settings.strict)
-        except AdapterIncompatibleError as error:
-            yield note("registry", f"{adapter.name} is not served: {error}", "serve its own base")
+        refusal = _refusal(adapter, base.spec, settings)
+        if refusal is not None:
+            yield note("registry", f"{adapter.name} is not served: {refusal[0]}", refusal[1])
+
+
+def _refusal(
+    adapter: Adapter, spec: BaseSpec, settings: Settings
+) -> tuple[AdapterIncompatibleError, str] | None:
+    """Why a server with the settings would not serve the adapter, and what helps."""
+    what_helps = "serve its own base"
+    try:
+        check_compatible(adapter, spec, settings.quantization, strict=settings.strict)
+        what_helps = "raise the limit"
+        check_limits(
+            adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank
+        )
+    except AdapterIncompatibleError as error:
+        return error, what_helps
+    return None
 
 
 def _existing(folder: Path) -> Path:

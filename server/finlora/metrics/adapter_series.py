@@ -13,7 +13,7 @@ from finlora.metrics.events import FinishedRequest
 BASE_LABEL = "_base"
 OTHER_LABEL = "_other"
 
-REASONS = ("stop", "length", "abort", "error")
+REASONS = ("stop", "length", "abort", "error", "refused")
 TIERS = ("ram", "slot")
 # With 100 adapters: at most 1,700 series of answers.
 MAX_LABELS = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from finlora.adapters.adapter import Adapter
-from finlora.adapters.compatibility import check_compatible
+from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.shipped import open_registry
 from finlora.bases.spec import BaseSpec
@@ -95,3 +95,6 @@ class Adapters:
     def _check(self, adapter: Adapter, spec: BaseSpec) -> None:
         settings = self._settings
         check_compatible(adapter, spec, settings.quantization, strict=settings.strict)
+        check_limits(
+            adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank
+        )
