@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +141,17 @@ def test_an_unknown_adapter_is_told_before_the_base_is_loaded(
         engine_answers(settings, registry, ["nobody"]),
     ):
         pass
+
+
+def test_two_versions_of_one_name_are_two_models(settings: Settings, tmp_path: Path) -> None:
+    spec = base_spec(settings.model)
+    pattern = {"q_proj": 4}
+    old = register(tmp_path, spec, "news", seed=0, rank_pattern=pattern)
+    register(tmp_path, spec, "news", seed=1, rank_pattern=pattern)
+    models = [old.reference, "news"]
+    with engine_answers(settings, AdapterRegistry(tmp_path), models) as engine:
+        first, second = ask(engine, [Question(model, PROMPTS[0], LABELS) for model in models])
+    assert first.probabilities != second.probabilities
 
 
 def test_asking_ends_with_nothing_left_in_the_engine(engine: EngineAnswers) -> None:

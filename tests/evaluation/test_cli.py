@@ -71,6 +71,20 @@ def test_a_table_needs_a_template(folder: Path, tmp_path: Path) -> None:
         main(arguments(folder, *given, "--label-column", "label"))
 
 
+def test_a_version_is_scored_with_its_own_template(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = base_spec(str(folder / "tiny-llama"))
+    made = register(tmp_path / "r", spec, "news", seed=0, prompt_template="News: {input}\nAnswer: ")
+    (tmp_path / "t.csv").write_text("text,label\na,positive\nb,negative\n")
+    given = ["--data", str(tmp_path / "t.csv"), "--text-column", "text", "--label-column", "label"]
+    given = ["--model", made.reference, *given, "--json"]
+    given = arguments(folder, *given, "--max-rows", "1")
+    given[given.index("--registry") + 1] = str(tmp_path / "r")
+    assert main(given) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["model"] == made.reference
+
+
 @pytest.mark.parametrize("wrong", [["--max-rows", "0"], ["--label-values", "x"], []])
 def test_wrong_usage(wrong: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +14,7 @@ from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.shipped import open_registry
 from finlora.config import Settings, load_settings
 from finlora.datasets.row_files import Columns
-from finlora.errors import ConfigError
+from finlora.errors import AdapterNotFoundError, ConfigError
 from finlora.evaluation.answers import Answerer
 from finlora.evaluation.arguments import SETTINGS, parser
 from finlora.evaluation.findings import Findings, find
@@ -71,7 +71,8 @@ def _columns(args: argparse.Namespace, registry: AdapterRegistry) -> Columns | N
 
 def _own_template(models: Sequence[str], registry: AdapterRegistry) -> str:
     for name in models:
-        if registry.is_registered(name):
+        # Names of the base, and of adapters that only a server has, are none here.
+        with suppress(AdapterNotFoundError):
             template = registry.resolve(name).manifest.prompt_template
             if template is not None:
                 return template

@@ -35,8 +35,9 @@ def engine_answers(
 
     At the end nothing may be left running in it (RuntimeError).
     """
-    adapters = [registry.resolve(name) for name in models if not _is_base(name, settings.model)]
-    ranks = [adapter.config.r for adapter in adapters]
+    # By the name that is asked for: two may be versions of one adapter.
+    adapters = {n: registry.resolve(n) for n in models if not _is_base(n, settings.model)}
+    ranks = [max([a.config.r, *a.config.rank_pattern.values()]) for a in adapters.values()]
     room = {
         "max_loras": max(len(adapters), 1),
         "max_lora_rank": max([*ranks, 1]),
@@ -44,9 +45,9 @@ def engine_answers(
     settings = settings.model_copy(update=room)
     engine = build_engine(settings, registry, Metrics(CollectorRegistry()), report=lambda _: None)
     try:
-        for adapter in adapters:
+        for adapter in adapters.values():
             check_compatible(adapter, engine.spec, settings.quantization, strict=settings.strict)
-        yield EngineAnswers(engine, {a.name: a for a in adapters}, settings)
+        yield EngineAnswers(engine, adapters, settings)
         engine.check_idle()
     finally:
         engine.close()
