@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from finlora.errors import ConfigError
 from finlora.model import LoadedBase
 from finlora.training.batches import Example, ExampleEncoder
-from finlora.training.checkpoint import Checkpoint, Checkpoints
+from finlora.training.checkpoint import Checkpoint, Checkpoints, clear_checkpoints
 from finlora.training.config import TrainingConfig
 from finlora.training.evaluation import Evaluation
 from finlora.training.trainer import Step, Trainer, TrainingHistory
@@ -95,6 +95,25 @@ def test_a_kill_while_saving_leaves_the_one_before(
     checkpoints.save(checkpoint(4))  # what the kill left is in nobody's way
     assert (newest := checkpoints.newest(no_report)) is not None
     assert len(newest.history.steps) == 4
+
+
+def test_what_a_user_keeps_beside_them_is_never_deleted(checkpoints: Checkpoints) -> None:
+    kept = [checkpoints.folder / name for name in ("notes.txt", "step-by-step", "step-99.txt")]
+    checkpoints.folder.mkdir()
+    for file in kept:
+        file.write_text("mine")
+    checkpoints.save(checkpoint(2))
+    (checkpoints.folder / ".step-4").mkdir()  # of a kill
+    assert checkpoints.newest(no_report) is not None
+    clear_checkpoints(checkpoints.folder)
+    assert sorted(checkpoints.folder.iterdir()) == sorted(kept)
+    clear_checkpoints(checkpoints.folder / "absent")
+
+
+def test_an_emptied_folder_goes_too(checkpoints: Checkpoints) -> None:
+    checkpoints.save(checkpoint(2))
+    clear_checkpoints(checkpoints.folder)
+    assert not checkpoints.folder.exists()
 
 
 def test_another_runs_checkpoint_is_refused(checkpoints: Checkpoints) -> None:

@@ -103,6 +103,22 @@ def test_enough_validation_rows_calibrate_the_probabilities(
     assert "calibrated by the temperature" in (adapter.folder / "README.md").read_text()
 
 
+def test_checkpoints_go_into_a_folder_of_their_names_and_leave_the_rest_of_it_alone(
+    config_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "work"
+    others = folder / "other" / "step-00000004"
+    others.mkdir(parents=True)
+    (others / "checkpoint.json").write_text("{}")
+    (folder / "thesis.txt").write_text("years")
+    before = files_below(folder)
+    arguments = ["--config", str(config_file), "--registry", str(tmp_path / "registry")]
+    arguments += ["--set", "num_epochs=1", "--checkpoints", str(folder)]
+    assert main(["verbs", *arguments]) == 0
+    assert files_below(folder) == before
+    assert not (folder / "verbs").exists()
+
+
 def test_output_without_registering(config_file: Path, tmp_path: Path) -> None:
     output, registry = tmp_path / "out", tmp_path / "registry"
     arguments = ["--set", "num_epochs=1", "--set", "quant_bits=16", "--set", "lora_r=2"]
@@ -239,7 +255,7 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
         [*fixed, "--resume"], stderr=subprocess.PIPE, text=True, env=environment, check=True
     )
     assert "going on after step" in done.stderr
-    assert not (tmp_path / "checkpoints").exists()
+    assert files_below(tmp_path / "checkpoints") == []
     adapter = AdapterRegistry(tmp_path / "registry").resolve("verbs")
     steps = json.loads((adapter.folder / "metrics.json").read_text())["steps"]
     assert [step["number"] for step in steps] == list(range(1, len(steps) + 1))

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from finlora.training.trainer import Step, TrainingHistory
 TENSORS_FILE = "state.safetensors"
 FACTS_FILE = "checkpoint.json"  # names the other file's hash, so it is written last
 PREFIX = "step-"
+OWN_NAME = re.compile(rf"\.?{PREFIX}\d+")  # complete, or what a kill left of one
 NUM_KEPT = 2  # the newest, and one in case it does not verify
 
 
@@ -70,10 +73,6 @@ class Checkpoints:
                 report(f"{folder} is broken and left out: {error}")
         return None
 
-    def clear(self) -> None:
-        """Delete all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _read(self, folder: Path) -> Checkpoint:
         facts: dict[str, Any] = json.loads((folder / FACTS_FILE).read_bytes())
         if facts["run"] != self._run_hash:
@@ -100,4 +99,18 @@ class Checkpoints:
         return sorted(self._complete(), reverse=True)
 
     def _complete(self) -> Iterator[Path]:
-        return self.folder.glob(f"{PREFIX}*") if self.folder.is_dir() else iter(())
+        return (path for path in _own(self.folder) if not path.name.startswith("."))
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Delete those in a folder, and the folder where nothing else is in it."""
+    for path in list(_own(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # something of the user's is there, or nothing ever was
+        folder.rmdir()
+
+
+def _own(folder: Path) -> Iterator[Path]:
+    """What the trainer put there; a user may keep other things in the same place."""
+    paths = folder.iterdir() if folder.is_dir() else iter(())
+    return (path for path in paths if OWN_NAME.fullmatch(path.name))

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -143,6 +142,7 @@ def _command(args: argparse.Namespace) -> str:
 
 def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
     # Imported here: they bring torch, which --help, --list and a mistyped name do not need.
+    from finlora.training.checkpoint import clear_checkpoints
     from finlora.training.description import describe
     from finlora.training.run import RunStoppedError, run
 
@@ -163,7 +163,7 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
         return 0
     finally:
         progress.close()
-    shutil.rmtree(order.checkpoints, ignore_errors=True)
+    clear_checkpoints(order.checkpoints)
     return 0
 
 
@@ -180,7 +180,7 @@ def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
         threads=settings.threads,
         registry=open_registry(settings),
         command=_command(args),
-        checkpoints=args.checkpoints or cache_folder() / "training" / args.name,
+        checkpoints=(args.checkpoints or cache_folder() / "training") / args.name,
         output=args.output,
         registered=not args.no_register,
         resume=args.resume,

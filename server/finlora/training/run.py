@@ -13,7 +13,7 @@ from finlora.errors import BaseModelError, ConfigError, FinLoRAError
 from finlora.threads import set_threads
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
-from finlora.training.checkpoint import Checkpoint, Checkpoints
+from finlora.training.checkpoint import Checkpoint, Checkpoints, clear_checkpoints
 from finlora.training.config import TrainingConfig
 from finlora.training.evaluation import Evaluation, ValidationRows
 from finlora.training.gate import GateRules, InService, Verdict, decide, in_service
@@ -38,7 +38,7 @@ class Order:
     device: str  # auto, cpu or cuda
     registry: AdapterRegistry
     command: str  # for the model card
-    checkpoints: Path  # folder of this name's checkpoints
+    checkpoints: Path  # folder of this name's alone
     output: Path | None = None  # where the adapter is kept besides the registry
     registered: bool = True
     resume: bool = False
@@ -150,7 +150,7 @@ def _train(
     checkpoints = Checkpoints(order.checkpoints, _run_hash(config, dataset, workshop, team))
     if not order.resume:
         if team.leads:
-            checkpoints.clear()
+            clear_checkpoints(order.checkpoints)
     elif found := checkpoints.newest(progress.phase):
         trainer.restore(found.history, found.tensors)
         progress.phase(f"going on after step {len(found.history.steps)}")
