@@ -46,7 +46,7 @@ class ServerAPI:
     def _send(self, path: str, body: bytes | None) -> tuple[int, bytes]:
         request = urllib.request.Request(self.address + path, body, self.headers())
         try:
-            with _opener().open(request, timeout=TIMEOUT_SECONDS) as response:
+            with opener().open(request, timeout=TIMEOUT_SECONDS) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -60,7 +60,7 @@ class ServerAPI:
         return headers | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def opener() -> urllib.request.OpenerDirector:
     """Straight to the server, as the load goes; not through a proxy that the environment names."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -7,7 +7,6 @@ the prefix cache: they carry the same work, and only the loads differ.
 """
 
 import asyncio
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from finlora.bench.statistics import Ratio, percentile, pooled_ratio
 from finlora.bench.swap import forget_file
 from loadtest.peers.connection import Connection
 from loadtest.peers.load import Load, Tally, bodies, send
+from loadtest.peers.process import get
 from loadtest.peers.prompts import PromptSource
 
 PROBE_SECONDS = 0.25
@@ -136,8 +136,7 @@ def measure_cold(
 
 def load_times(base_url: str) -> dict[str, float]:
     """Number and seconds of loads by tier, as /metrics has them now: ram_count, ram_sum, ..."""
-    with urllib.request.urlopen(base_url.removesuffix("/v1") + "/metrics", timeout=30) as response:
-        exposition = response.read().decode()
+    exposition = get(base_url.removesuffix("/v1") + "/metrics")
     families = text_string_to_metric_families(exposition)
     samples = [s for family in families for s in family.samples if s.name.startswith(METRIC)]
     return {

@@ -13,6 +13,7 @@ from loadtest.peers.load import Load, Result
 from loadtest.peers.prompts import PromptSource
 from loadtest.peers.report import Comparison, Outcome, ratios, table
 from loadtest.peers.scenarios import LABELS, Metric, Scenario, Side, Traffic
+from loadtest.server_api import opener
 
 # Servers that wait for their turn stand still; this much of a core is the clock's grain.
 MAX_OTHERS_CPU = 0.03
@@ -127,7 +128,7 @@ class Comparer:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60):
+            with opener().open(request, timeout=60):
                 return None
         except urllib.error.HTTPError as error:
             return f"{side.server} refuses guided_choice: {error.read()[:200].decode()}"

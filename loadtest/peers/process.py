@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from loadtest.server_api import opener
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 30.0
@@ -92,11 +92,17 @@ def free_port() -> int:
         return port
 
 
+def get(url: str) -> str:
+    """What a server of this machine answers there."""
+    with opener().open(url, timeout=30) as response:
+        return str(response.read().decode())
+
+
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with opener().open(url, timeout=5) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import json
 import sys
-import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.peers.load import DEFAULT_DATA, Load, measure
-from loadtest.peers.process import Server, free_port, serving
+from loadtest.peers.process import Server, free_port, get, serving
 from loadtest.peers.prompts import fresh_prompts, read_contexts
 
 MEMORY_METRIC = "finlora_memory_bytes"
@@ -55,7 +54,7 @@ def start_once(command: Callable[[int], list[str]], requests: int, data: Path, l
 
 def memory(server: Server) -> Memory:
     """What /metrics and the operating system say now."""
-    return Memory(server.resident_bytes(), memory_parts(_get(f"{server.address}/metrics")))
+    return Memory(server.resident_bytes(), memory_parts(get(f"{server.address}/metrics")))
 
 
 def memory_parts(exposition: str) -> dict[str, int]:
@@ -67,7 +66,7 @@ def memory_parts(exposition: str) -> dict[str, int]:
 
 def served_models(address: str) -> tuple[str, ...]:
     """The base and every adapter."""
-    models = json.loads(_get(f"{address}/v1/models"))["data"]
+    models = json.loads(get(f"{address}/v1/models"))["data"]
     return tuple(model["id"] for model in models)
 
 
@@ -91,11 +90,6 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.write(json.dumps(asdict(start)) + "\n")
             failed = failed or start.errors > 0
     return 1 if failed else 0
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as response:
-        return str(response.read().decode())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A server that loads can be put on: a tiny random model, two adapters, and one with torn files."""
 
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,16 @@ from finlora.config import Quantization, Settings
 from finlora.model import base_spec
 from tests import tiny_models
 from tests.api.live import LiveServer, register, serving
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names a proxy, and nobody listens there."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    # urllib reads the environment once, for the whole process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 @pytest.fixture(scope="session")

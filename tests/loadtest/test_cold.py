@@ -14,6 +14,7 @@ from loadtest.peers.prompts import PromptSource
 RECORDER = Path(__file__).with_name("recording_server.py")
 
 
+@pytest.mark.usefixtures("proxied")
 def test_each_cold_adapter_is_asked_once_while_the_others_go_round(tmp_path: Path) -> None:
     port, record = free_port(), tmp_path / "requests.jsonl"
     command = [sys.executable, str(RECORDER), str(port), str(record)]

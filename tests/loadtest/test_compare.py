@@ -102,6 +102,7 @@ def test_zipf_traffic_asks_for_more_than_the_mixed_ones(comparer: Comparer, tmp_
     assert asked["a0"] > asked["a4"]
 
 
+@pytest.mark.usefixtures("proxied")
 def test_what_a_server_refuses_is_told_in_its_words(comparer: Comparer) -> None:
     refusal = comparer.refusal(scenario(Side("finlora", Traffic.CHOICE), Side("finlora")))
     assert refusal is not None

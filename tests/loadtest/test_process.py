@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.peers.process import ServerFailedError, free_port, serving
+from loadtest.peers.process import ServerFailedError, free_port, get, serving
 
 FILE_SERVER = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1"]
 
@@ -19,6 +19,14 @@ def test_a_server_answers_inside_and_is_gone_outside(tmp_path: Path) -> None:
         assert server.resident_bytes() > 1_000_000
         assert server.seconds_to_ready > 0
     assert server.process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_server_of_this_machine_is_not_asked_through_a_proxy(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    command = [*FILE_SERVER, str(port), "--directory", str(tmp_path)]
+    with serving(command, port=port, ready_path="/", log=log, deadline_seconds=20) as server:
+        assert "log" in get(server.address)
 
 
 def test_children_of_the_server_end_with_it(tmp_path: Path) -> None:
