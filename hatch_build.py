@@ -16,6 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path("server/finlora/native")
 LIBRARY = NATIVE / "_kernels.so"
+PARTIAL = NATIVE / "_kernels.partial.so"
 # The rest of the processor's abilities is looked at when the library is loaded.
 COMPILE = ("-std=c11", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-c")
 # Not with -fopenmp: the threads are to be those of the OpenMP library that torch has loaded.
@@ -26,13 +27,15 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
     """Adds the compiled library, and says for which machines the wheel then is."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Before files are collected; a wheel that cannot be compiled is built without."""
-        root = Path(self.root)
-        (root / LIBRARY).unlink(missing_ok=True)
+        """Before files are collected; a wheel that cannot be compiled is built without.
+
+        Kernels of before stay where the compiler fails: an editable install uses them, as far as
+        they are of the version that its sources need. No wheel carries them.
+        """
         if not _is_known_machine():
             return
         try:
-            _compile(root)
+            _compile(Path(self.root))
         except (OSError, subprocess.SubprocessError) as error:
             self.app.display_warning(f"finlora's C kernels are left out: {_reason(error)}")
             return
@@ -54,7 +57,9 @@ def _compile(root: Path) -> None:
         for source in sorted((root / NATIVE).glob("*.c")):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
             _run(compiler, *COMPILE, str(source), "-o", objects[-1])
-        _run(compiler, *LINK, *objects, "-o", str(root / LIBRARY))
+        _run(compiler, *LINK, *objects, "-o", str(root / PARTIAL))
+    # Replaced, not overwritten: a running server has the old one mapped.
+    (root / PARTIAL).replace(root / LIBRARY)
 
 
 def _run(*command: str) -> None:

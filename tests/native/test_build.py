@@ -47,14 +47,17 @@ def build(sources: Path, compiler: str) -> tuple[Path, str]:
 
 
 @needs_kernels
-def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(sources: Path) -> None:
-    wheel, _ = build(sources, "cc")
+@pytest.mark.parametrize("compiler", ["cc"])
+def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(
+    sources: Path, compiler: str
+) -> None:
+    wheel, _ = build(sources, compiler)
     assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert LIBRARY in archive.namelist()
 
 
-@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", "cc 'unbalanced"])
 def test_without_one_it_is_plain_python_and_the_reason_is_printed(
     sources: Path, compiler: str
 ) -> None:
@@ -64,3 +67,26 @@ def test_without_one_it_is_plain_python_and_the_reason_is_printed(
         assert LIBRARY not in archive.namelist()
     if sys.platform == "linux":
         assert "finlora's C kernels are left out" in printed
+
+
+def test_kernels_of_before_outlive_a_compiler_that_fails(sources: Path) -> None:
+    kernels = sources / "server" / LIBRARY
+    kernels.write_bytes(b"used by an editable install")
+    wheel, _ = build(sources, "false")
+    assert kernels.read_bytes() == b"used by an editable install"
+    with zipfile.ZipFile(wheel) as archive:
+        assert LIBRARY not in archive.namelist()
+
+
+@needs_kernels
+def test_where_the_library_cannot_be_written_it_is_left_out(sources: Path) -> None:
+    kernels = sources / "server" / LIBRARY
+    kernels.unlink(missing_ok=True)
+    kernels.mkdir()  # stands for a read-only folder, which does not stop root
+    (kernels / "file").write_text("keeps the folder from being replaced")
+    try:
+        wheel, printed = build(sources, "cc")
+    finally:
+        shutil.rmtree(kernels)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "finlora's C kernels are left out" in printed
