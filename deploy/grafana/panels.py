@@ -92,7 +92,7 @@ def _datasource_variable() -> JSON:
 
 def _link_to_the_others() -> JSON:
     return {
-        "title": "FinLoRA",
+        "title": "finlora",
         "type": "dashboards",
         "tags": [TAG],
         "asDropdown": False,

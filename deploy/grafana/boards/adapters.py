@@ -9,7 +9,7 @@ NAMED = f'{HERE}, adapter=~"$adapter"'
 
 ADAPTERS = Dashboard(
     "adapters",
-    "FinLoRA: adapters",
+    "finlora: adapters",
     "Who is asked, what they answer, and how they come and go.",
     {
         "Traffic": [

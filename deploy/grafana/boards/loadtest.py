@@ -16,7 +16,7 @@ from deploy.grafana.queries import p95_by, quantiles, rate
 
 LOADTEST = Dashboard(
     "loadtest",
-    "FinLoRA: load test",
+    "finlora: load test",
     "What the server sees while a load test runs: offered, served, refused, and where time goes.",
     {
         "Offered and served": [

@@ -6,7 +6,7 @@ from deploy.grafana.queries import HERE, now, rate, ratio
 
 MEMORY = Dashboard(
     "memory",
-    "FinLoRA: memory",
+    "finlora: memory",
     "What base, adapters and texts hold, beside what the process may use.",
     {
         "Process": [

@@ -20,7 +20,7 @@ def _stat(title: str, description: str, unit: str, expr: str) -> Panel:
 
 OVERVIEW = Dashboard(
     "overview",
-    "FinLoRA: overview",
+    "finlora: overview",
     "Is it up, is it fast, does it keep up.",
     {
         "Now": [

@@ -40,7 +40,7 @@ def app_of(state: ServerState, tracer: Tracer | None = None) -> FastAPI:
     """The application around a state; `tracer` is told of every request that is over."""
     # The documentation pages would load their scripts from elsewhere; docs/api.md is ours.
     app = FastAPI(
-        title="FinLoRA",
+        title="finlora",
         version=finlora.__version__,
         lifespan=_lifespan,
         docs_url=None,
