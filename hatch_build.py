@@ -5,6 +5,7 @@ Without one the package is plain Python and computes with bitsandbytes' kernels 
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
             return
         try:
             _compile(Path(self.root))
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             self.app.display_warning(f"finlora's C kernels are left out: {_reason(error)}")
             return
         build_data["artifacts"].append(LIBRARY.as_posix())
@@ -49,17 +50,24 @@ def _is_known_machine() -> bool:
 
 
 def _compile(root: Path) -> None:
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise FileNotFoundError("there is no C compiler (cc, gcc or $CC)")
+    compiler = _compiler()
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         for source in sorted((root / NATIVE).glob("*.c")):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
-            _run(compiler, *COMPILE, str(source), "-o", objects[-1])
-        _run(compiler, *LINK, *objects, "-o", str(root / PARTIAL))
+            _run(*compiler, *COMPILE, str(source), "-o", objects[-1])
+        _run(*compiler, *LINK, *objects, "-o", str(root / PARTIAL))
     # Replaced, not overwritten: a running server has the old one mapped.
     (root / PARTIAL).replace(root / LIBRARY)
+
+
+def _compiler() -> list[str]:
+    """The program and what it is always given: CC may be "ccache gcc" or "gcc -m64"."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    found = shutil.which("cc") or shutil.which("gcc")
+    if not chosen and found is None:
+        raise FileNotFoundError("there is no C compiler (cc, gcc or $CC)")
+    return chosen or [str(found)]
 
 
 def _run(*command: str) -> None:

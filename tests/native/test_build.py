@@ -47,7 +47,7 @@ def build(sources: Path, compiler: str) -> tuple[Path, str]:
 
 
 @needs_kernels
-@pytest.mark.parametrize("compiler", ["cc"])
+@pytest.mark.parametrize("compiler", ["cc", "cc -m64", "env 'cc' -m64"])
 def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(
     sources: Path, compiler: str
 ) -> None:
