@@ -32,9 +32,9 @@ ENV PYTHONUNBUFFERED=1 \
 RUN useradd --create-home --uid 1000 finlora
 WORKDIR /app
 
-# In a layer of its own: it is the largest and changes least.
+# In a layer of its own: it is the largest and changes least. What it needs itself comes with the wheel.
 COPY constraints.txt ./
-RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
+RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch
 
 COPY adapters_registry adapters_registry
 COPY --from=wheel /wheels /wheels

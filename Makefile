@@ -84,9 +84,10 @@ $(VENV)/.created:
 	@touch $@
 
 KERNELS = $(wildcard server/finlora/native/*.[ch])
-# torch first and alone: its index need not carry the other packages.
+# torch first and alone: its index need not carry the other packages, nor what torch itself needs. The
+# next line brings those.
 $(VENV)/.serve: $(VENV)/.created constraints.txt pyproject.toml hatch_build.py $(KERNELS)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
 	@touch $@
 

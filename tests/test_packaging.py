@@ -43,6 +43,15 @@ def test_make_serve_passes_host_port_and_arguments_through() -> None:
     assert planned.splitlines()[-1].endswith("finlora serve --host ::1 --port 9 --max-loras 2")
 
 
+def test_the_index_of_torch_need_carry_nothing_but_torch() -> None:
+    command = ["make", "--dry-run", "VENV=.no-venv", "TORCH_INDEX=https://index", ".no-venv/.serve"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    lines = [line for line in (planned + dockerfile).splitlines() if "--index-url" in line]
+    assert len(lines) == 2
+    assert all("--no-deps" in line and line.endswith(" torch") for line in lines)
+
+
 def test_ci_runs_the_checks_and_then_exactly_make_test() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert lines[-2:] == ["make check", "make test"]
