@@ -6,6 +6,7 @@ import pytest
 from finlora.datasets.row_files import read_rows
 from finlora.datasets.rows import Row, find_labels, first_rows, split_given, split_rows
 from finlora.errors import ConfigError
+from finlora.prompts import instruction_template
 from tests.training.rows import TEMPLATE, make_rows, write_rows
 
 
@@ -78,6 +79,30 @@ def test_duplicates_are_dropped_before_the_split() -> None:
     assert split.train == split_rows(rows, 0.3).train
     texts = [row.text for row in split.train + split.valid]
     assert len(set(texts)) == len(texts)
+
+
+def test_several_questions_on_one_text_are_no_duplicates_and_share_a_side() -> None:
+    questions = ("Is the news good?", "Is the news about the past?", "Does it name a price?")
+    rows = [
+        Row(instruction_template(question).render(f"Headline {number}."), answer)
+        for number in range(100)
+        for question, answer in zip(questions, ("Yes", "No", "No"), strict=True)
+    ]
+    split = split_rows(rows, 0.3)
+    assert (split.num_duplicates, split.num_contradictions) == (0, 0)
+    assert len(split.train) + len(split.valid) == 300
+    assert {row.text for row in split.train}.isdisjoint(row.text for row in split.valid)
+    given = split_given(rows, rows[:3])
+    assert (given.train, given.valid) == (rows[3:], rows[:3])
+    assert first_rows(rows, 100) == first_rows(rows[::-1], 100)
+
+
+def test_an_answer_is_contradicted_by_another_to_the_same_question_alone() -> None:
+    same = [Row(TEMPLATE.render(text), target) for text, target in (("A b", "x"), ("a  B", "y"))]
+    other = Row(instruction_template("Another question").render("A b"), "y")
+    split = split_rows([*same, other], 0.5)
+    assert [*split.train, *split.valid] == [same[0], other]
+    assert (split.num_duplicates, split.num_contradictions) == (1, 1)
 
 
 def test_validation_rows_are_taken_out_of_given_training_rows() -> None:

@@ -33,8 +33,12 @@ class Row:
     def text(self) -> str:
         """What the row is about: without the instruction around it, case and spacing."""
         found = FINLORA_INPUT.search(self.context)
-        text = found["text"] if found else self.context
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        return _normalised(found["text"] if found else self.context)
+
+    @property
+    def question(self) -> str:
+        """The whole context without case and spacing: one text may be asked several things."""
+        return _normalised(self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Split:
     train: list[Row]
     valid: list[Row]
     num_duplicates: int
-    num_contradictions: int = 0  # texts that stood there with several answers; the first counts
+    num_contradictions: int = 0  # questions with several answers; the first counts
 
     def label_counts(self, labels: Iterable[str]) -> dict[str, tuple[int, int]]:
         """Rows to train on and to validate with, of each label."""
@@ -75,8 +79,8 @@ def position(row: Row) -> float:
 
 
 def first_rows(rows: list[Row], max_rows: int) -> list[Row]:
-    """A sample that depends on the texts alone, not on their order."""
-    return sorted(rows, key=position, reverse=True)[:max_rows]
+    """A sample that depends on the contexts alone, not on their order."""
+    return sorted(rows, key=lambda row: (position(row), row.context), reverse=True)[:max_rows]
 
 
 def find_labels(rows: list[Row], names: Iterable[str] | None) -> list[str]:
@@ -99,12 +103,16 @@ def find_labels(rows: list[Row], names: Iterable[str] | None) -> list[str]:
 
 
 def _unique(rows: list[Row]) -> list[Row]:
-    """The first row of each text."""
-    return list({row.text: row for row in reversed(rows)}.values())[::-1]
+    """The first row of each question."""
+    return list({row.question: row for row in reversed(rows)}.values())[::-1]
 
 
 def _num_contradictions(rows: list[Row]) -> int:
     answers: dict[str, set[str]] = {}
     for row in rows:
-        answers.setdefault(row.text, set()).add(row.target)
+        answers.setdefault(row.question, set()).add(row.target)
     return sum(len(found) > 1 for found in answers.values())
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -54,7 +54,7 @@ class Progress:
             )
         if split.num_contradictions:
             self.phase(
-                f"{split.num_contradictions} texts stand there with several answers: the first "
+                f"{split.num_contradictions} questions stand there with several answers: the first "
                 "of each is used"
             )
 
