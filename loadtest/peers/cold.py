@@ -135,7 +135,10 @@ def measure_cold(
 
 
 def load_times(base_url: str) -> dict[str, float]:
-    """Number and seconds of loads by tier, as /metrics has them now: ram_count, ram_sum, ..."""
+    """Number and seconds of loads by tier, as /metrics has them now: ram_count, ram_sum, ...
+
+    Raises ServerFailedError.
+    """
     exposition = get(base_url.removesuffix("/v1") + "/metrics")
     families = text_string_to_metric_families(exposition)
     samples = [s for family in families for s in family.samples if s.name.startswith(METRIC)]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from loadtest.peers.fleet import Fleet, HTTPTarget
 from loadtest.peers.load import Load, Result
+from loadtest.peers.process import ServerFailedError
 from loadtest.peers.prompts import PromptSource
 from loadtest.peers.report import Comparison, Outcome, ratios, table
 from loadtest.peers.scenarios import LABELS, Metric, Scenario, Side, Traffic
@@ -112,7 +113,10 @@ class Comparer:
         return replace(load, requests=requests, warmup=min(load.warmup, requests // 4))
 
     def refusal(self, scenario: Scenario) -> str | None:
-        """Why the scenario cannot be measured here, by the server's own words; None: it can."""
+        """Why the scenario cannot be measured here, by the server's own words; None: it can.
+
+        Raises ServerFailedError.
+        """
         for side in scenario.sides:
             if side.traffic is Traffic.CHOICE:
                 return self._choice_refusal(side)
@@ -132,6 +136,8 @@ class Comparer:
                 return None
         except urllib.error.HTTPError as error:
             return f"{side.server} refuses guided_choice: {error.read()[:200].decode()}"
+        except OSError as error:
+            raise ServerFailedError(f"{side.server} does not answer: {error}") from error
 
 
 def _line(run: Run) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -54,20 +54,25 @@ class ChildEngine:
             finally:
                 end(process)
                 for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        pipe.close()
+                    # What a child that is gone did not read cannot be written any more.
+                    with suppress(BrokenPipeError):
+                        if pipe is not None:
+                            pipe.close()
 
     def measure(self, load: Load, prompts: list[str]) -> Result:
         """Have the child run a load. Raises ServerFailedError."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"load": asdict(load), "prompts": prompts}) + "\n")
-        self._process.stdin.flush()
+        order = json.dumps({"load": asdict(load), "prompts": prompts})
+        # A child that is gone has no answer, which is the better place to say so.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(order + "\n")
+            self._process.stdin.flush()
         return Result(**self._read())
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):
             raise ServerFailedError(f"the engine's process ended:\n{self._log.read_text()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer

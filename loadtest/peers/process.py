@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ ALLOCATOR = {
 
 
 class ServerFailedError(Exception):
-    """The server ended or did not get ready in time; the text ends with its last log lines."""
+    """The server ended, did not get ready in time or does not answer; the text tells which."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,19 @@ def free_port() -> int:
 
 
 def get(url: str) -> str:
-    """What a server of this machine answers there."""
-    with opener().open(url, timeout=30) as response:
-        return str(response.read().decode())
+    """What a server of this machine answers there. Raises ServerFailedError."""
+    try:
+        with opener().open(url, timeout=30) as response:
+            return str(response.read().decode())
+    except (OSError, HTTPException) as error:
+        raise ServerFailedError(f"{url}: {error}") from error
 
 
 def _answers(url: str) -> bool:
     try:
         with opener().open(url, timeout=5) as response:
             return bool(response.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 

@@ -41,7 +41,7 @@ class Start:
 
 
 def start_once(command: Callable[[int], list[str]], requests: int, data: Path, log: Path) -> Start:
-    """Start the command that serves on a port, measure, stop."""
+    """Start the command that serves on a port, measure, stop. Raises ServerFailedError."""
     port = free_port()
     with serving(command(port), port=port, ready_path="/ready", log=log) as server:
         idle = memory(server)
@@ -53,7 +53,7 @@ def start_once(command: Callable[[int], list[str]], requests: int, data: Path, l
 
 
 def memory(server: Server) -> Memory:
-    """What /metrics and the operating system say now."""
+    """What /metrics and the operating system say now. Raises ServerFailedError."""
     return Memory(server.resident_bytes(), memory_parts(get(f"{server.address}/metrics")))
 
 
@@ -65,7 +65,7 @@ def memory_parts(exposition: str) -> dict[str, int]:
 
 
 def served_models(address: str) -> tuple[str, ...]:
-    """The base and every adapter."""
+    """The base and every adapter. Raises ServerFailedError."""
     models = json.loads(get(f"{address}/v1/models"))["data"]
     return tuple(model["id"] for model in models)
 

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -108,6 +110,12 @@ def test_what_a_server_refuses_is_told_in_its_words(comparer: Comparer) -> None:
     assert refusal is not None
     assert "unknown field: guided_choice" in refusal
     assert comparer.refusal(scenario(Side("finlora"))) is None
+
+
+def test_a_server_that_ends_refuses_nothing(comparer: Comparer) -> None:
+    os.kill(comparer.fleet.get("finlora").pid, signal.SIGKILL)
+    with pytest.raises(ServerFailedError):
+        comparer.refusal(scenario(Side("finlora", Traffic.CHOICE), Side("finlora")))
 
 
 def test_only_the_measured_server_is_awake(comparer: Comparer) -> None:

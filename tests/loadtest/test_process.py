@@ -29,6 +29,18 @@ def test_a_server_of_this_machine_is_not_asked_through_a_proxy(tmp_path: Path) -
         assert "log" in get(server.address)
 
 
+def test_a_server_that_is_gone_or_refuses_has_failed(tmp_path: Path) -> None:
+    port = free_port()
+    with pytest.raises(ServerFailedError, match=f"{port}/metrics: .*refused"):
+        get(f"http://127.0.0.1:{port}/metrics")
+    command = [*FILE_SERVER, str(port), "--directory", str(tmp_path)]
+    with (
+        serving(command, port=port, ready_path="/", log=tmp_path / "log") as server,
+        pytest.raises(ServerFailedError, match="404"),
+    ):
+        get(f"{server.address}/metrics")
+
+
 def test_children_of_the_server_end_with_it(tmp_path: Path) -> None:
     port = free_port()
     shell = f"sleep 600 & {' '.join(FILE_SERVER)} {port}; wait"
