@@ -13,9 +13,12 @@ from finlora.training.batches import Example, ExampleEncoder
 from finlora.training.checkpoint import Checkpoint, Checkpoints, clear_checkpoints
 from finlora.training.config import TrainingConfig
 from finlora.training.evaluation import Evaluation
+from finlora.training.optimization import make_optimizer
 from finlora.training.trainer import Step, Trainer, TrainingHistory
 from finlora.training.workshop import attach_layers
 from tests.training.rows import make_rows
+
+RECIPE: dict[str, Any] = {"lora_r": 2, "learning_rate": 0.01, "num_epochs": 3, "batch_size": 8}
 
 
 def make_step(number: int) -> Step:
@@ -129,7 +132,38 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     load: Callable[..., LoadedBase],
     fast: PreTrainedTokenizerFast,
 ) -> None:
-    config = TrainingConfig(lora_r=2, learning_rate=0.01, num_epochs=3, batch_size=8, **fields)
+    check_resumed(TrainingConfig(**RECIPE | fields), checkpoints, load, fast)
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
+@pytest.mark.parametrize("optimizer", ["paged_adamw_8bit", "adamw_8bit"])
+def test_eight_bit_state_is_kept_too(
+    optimizer: str,
+    checkpoints: Checkpoints,
+    load: Callable[..., LoadedBase],
+    fast: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def as_on_cuda(
+        parameters: list[torch.nn.Parameter], config: TrainingConfig, _: torch.device
+    ) -> torch.optim.Optimizer:
+        return make_optimizer(parameters, config, torch.device("cuda"))
+
+    monkeypatch.setattr("finlora.training.trainer.make_optimizer", as_on_cuda)
+    # Matrices of fewer than 4,096 numbers have plain state.
+    config = TrainingConfig(**RECIPE | {"optimizer": optimizer, "lora_r": 64})
+    kept = check_resumed(config, checkpoints, load, fast)
+    assert {"state1", "state2", "absmax1", "absmax2"} <= {name.split(".")[0] for name in kept}
+    assert {kept[name].dtype for name in kept if name.startswith("state1")} == {torch.uint8}
+
+
+def check_resumed(
+    config: TrainingConfig,
+    checkpoints: Checkpoints,
+    load: Callable[..., LoadedBase],
+    fast: PreTrainedTokenizerFast,
+) -> dict[str, torch.Tensor]:
+    """A run stopped in the middle of its second epoch; gives what was kept of it."""
     examples = [ExampleEncoder(fast, 2).encode(row) for row in make_rows()]
 
     def epochs(_: int) -> list[Example]:
@@ -145,7 +179,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     first = trainer()
 
     def stop(step: Step) -> None:
-        if step.number == 7:  # in the middle of the second epoch
+        if step.number == 7:
             checkpoints.save(Checkpoint(first.history, first.tensors()))
             raise Interrupted
 
@@ -161,6 +195,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     expected, resumed = whole.tensors(), second.tensors()
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+    return found.tensors
 
 
 def test_facts_are_plain_json(checkpoints: Checkpoints) -> None:

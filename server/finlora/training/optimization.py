@@ -1,8 +1,11 @@
 """The optimizer of a device, and the learning rate of a step."""
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from finlora.training.config import TrainingConfig
 
@@ -39,3 +42,34 @@ def optimizer_note(config: TrainingConfig, device: torch.device) -> str | None:
     if device.type == "cuda" or config.optimizer == "adamw":
         return None
     return f"plain AdamW instead of {config.optimizer}: paged and 8-bit state are for CUDA"
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What it remembers of every parameter, by number: copies, fit for a file."""
+    states: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        number: {key: torch.as_tensor(value).clone() for key, value in _flat(entries)}
+        for number, entries in states.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, states: Mapping[int, Mapping[str, Tensor]]
+) -> None:
+    """Let it remember what `optimizer_state` gave."""
+    # bitsandbytes counts steps in a plain int, torch in a float32 tensor.
+    state = {
+        number: {k: v.item() if v.dtype is torch.int64 else v for k, v in entries.items()}
+        for number, entries in states.items()
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """bitsandbytes hides its 8-bit state in a dictionary, from FSDP; it loads it without one."""
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield key, value

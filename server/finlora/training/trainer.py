@@ -24,7 +24,12 @@ from finlora.training.config import Metric, TrainingConfig
 from finlora.training.evaluation import Evaluation
 from finlora.training.forward import target_logprobs
 from finlora.training.lora_layer import TrainableLoRA
-from finlora.training.optimization import make_optimizer, rate_factor
+from finlora.training.optimization import (
+    make_optimizer,
+    optimizer_state,
+    rate_factor,
+    restore_optimizer,
+)
 from finlora.training.team import ALONE, Team
 
 
@@ -129,14 +134,13 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, the best ones so far, and optimizer state, to go on from."""
-        state = self._optimizer.state_dict()["state"]
         return {
             **{f"weight.{i}": p.detach().clone() for i, p in enumerate(self._parameters)},
             **{f"best.{i}": tensor for i, tensor in enumerate(self._best)},
             **{
-                f"{key}.{i}": torch.as_tensor(value).clone()
-                for i, entries in state.items()
-                for key, value in entries.items()
+                f"{key}.{i}": tensor
+                for i, entries in optimizer_state(self._optimizer).items()
+                for key, tensor in entries.items()
             },
         }
 
@@ -151,8 +155,7 @@ class Trainer:
         self._best = [tensor for tensor in best if tensor is not None]
         for parameter, entries in zip(self._parameters, state.values(), strict=True):
             parameter.copy_(entries.pop("weight"))
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimizer(self._optimizer, state)
         self.history = history
 
     def _plan(
