@@ -9,12 +9,14 @@ import torch
 
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Quantization, Settings
-from finlora.errors import AdapterNotFoundError, EngineError
+from finlora.datasets.rows import Message, Row
+from finlora.errors import AdapterNotFoundError, ConfigError, EngineError
 from finlora.evaluation.answers import Answerer, Question, Reply
 from finlora.evaluation.engine_answers import EngineAnswers, engine_answers
 from finlora.evaluation.server_answers import ServerAnswers
 from finlora.model import LoadedBase, base_spec, load_base
 from finlora.prompts import TextEncoder, encode_prompt
+from finlora.training.batches import ExampleEncoder
 from tests.api.live import LiveServer, register, serving
 from tests.tiny_models import build
 from tests.training.rows import LABELS, make_rows
@@ -115,6 +117,37 @@ def test_a_server_answers_as_the_engine_does(
         assert ours.num_prompt_tokens == theirs.num_prompt_tokens
         assert ours.num_output_tokens == theirs.num_output_tokens
     assert there[0] != there[6]
+
+
+@pytest.mark.parametrize("labels", [LABELS, ()])
+def test_a_chat_is_asked_as_it_was_trained(
+    engine: EngineAnswers, server: LiveServer, plain: LoadedBase, labels: tuple[str, ...]
+) -> None:
+    messages = (Message("system", "Be short."), Message("user", "Profit rose."))
+    row = Row("Be short.\nProfit rose.", "positive", messages)
+    context = ExampleEncoder(plain.tokenizer, 2).encode(row).context
+    question = Question("news", row.context, labels, row.messages)
+    verbatim = Question("news", str(plain.tokenizer.decode(context)), labels)
+    with ServerAnswers(server.url) as remote:
+        (there,) = ask(remote, [question])
+    here, same = ask(engine, [question, verbatim])
+    assert here.num_prompt_tokens == there.num_prompt_tokens == len(context)
+    assert here.text == there.text == same.text
+    assert here.probabilities == pytest.approx(same.probabilities, rel=1e-4)
+    assert there.probabilities == pytest.approx(same.probabilities, rel=1e-4)
+
+
+def test_a_base_without_a_chat_template_is_named(settings: Settings, tmp_path: Path) -> None:
+    model = build("llama", tmp_path / "plain")
+    (model / "chat_template.jinja").unlink()
+    question = Question("base", "x", LABELS, (Message("user", "x"),))
+    with (
+        engine_answers(
+            settings.model_copy(update={"model": str(model)}), AdapterRegistry(tmp_path), ["base"]
+        ) as engine,
+        pytest.raises(ConfigError, match="no chat template"),
+    ):
+        ask(engine, [question])
 
 
 def test_a_server_that_refuses_is_an_error(server: LiveServer) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from finlora.datasets.row_files import Columns
-from finlora.datasets.rows import Row
+from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
+from finlora.evaluation import test_sets
 from finlora.evaluation.test_sets import TASKS, load_test_set
 from finlora.prompts import sentiment_template
 from tests.evaluation.test_tweet_labels import swapped, tweets
@@ -81,3 +82,11 @@ def test_a_sample_does_not_depend_on_the_order(tmp_path: Path) -> None:
     assert "10 of 36 rows" in whole.sample(10).notes[0]
     assert whole.sample(100) is whole
     assert whole.sha256 != whole.sample(10).sha256
+
+
+def test_the_hash_knows_the_turns_of_chats() -> None:
+    def of(*roles: str) -> str:
+        turns = tuple(Message(role, "x") for role in roles)
+        return test_sets.TestSet("chats", (Row("x\nx", "a", turns),), ("a", "b")).sha256
+
+    assert len({of(), of("system", "user"), of("user", "user")}) == 3

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from finlora.datasets.rows import Message
+
 GENERATED_TOKENS = 10  # FinLoRA's own number for sentiment
 
 
@@ -22,6 +24,7 @@ class Question:
     model: str
     prompt: str
     labels: tuple[str, ...]  # to score; empty: generate
+    messages: tuple[Message, ...] = ()  # of a chat: asked in place of the prompt
 
 
 @dataclass(frozen=True, slots=True)

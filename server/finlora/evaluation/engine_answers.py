@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry
 
@@ -17,7 +18,7 @@ from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.request import RequestOutput
 from finlora.engine.sampling_params import SamplingParams
 from finlora.engine.structured import ChoiceTree
-from finlora.errors import FinLoRAError
+from finlora.errors import ConfigError, FinLoRAError
 from finlora.evaluation.answers import GENERATED_TOKENS, Question, Reply
 from finlora.metrics import Metrics
 from finlora.offline.runner import Job, Runner
@@ -90,8 +91,17 @@ class EngineAnswers:
         }
 
     def _job(self, question: Question) -> Job:
-        prompt = encode_prompt(self._engine.tokenizer, question.prompt)
+        prompt = self._prompt(question)
         return Job(prompt, self._params(question.labels), self._adapter(question.model))
+
+    def _prompt(self, question: Question) -> list[int]:
+        """As training reads the row: a chat by the base's own template."""
+        if not question.messages:
+            return encode_prompt(self._engine.tokenizer, question.prompt)
+        template = self._engine.chat_template
+        if template is None:
+            raise ConfigError("the rows are chats, but the base has no chat template")
+        return template.encode([asdict(message) for message in question.messages])
 
     def _params(self, labels: tuple[str, ...]) -> SamplingParams:
         if not labels:
@@ -123,7 +133,7 @@ class EngineAnswers:
 def _task(adapter: Adapter | None, question: Question) -> LabelTask:
     own = None if adapter is None else adapter.manifest.prompt_template
     template = None if own is None else PromptTemplate(own)
-    if template is None or template.extract(question.prompt) is None:
+    if question.messages or template is None or template.extract(question.prompt) is None:
         return LabelTask(question.labels, template or PromptTemplate("{input}"))
     return LabelTask.of(adapter, labels=question.labels)
 

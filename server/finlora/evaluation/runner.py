@@ -28,7 +28,7 @@ def _evaluate(
     answerer: Answerer, model: str, test_set: TestSet, mode: Mode, advance: Advance
 ) -> Outcome:
     labels = test_set.labels if mode is Mode.SCORE else ()
-    questions = [Question(model, row.context, labels) for row in test_set.rows]
+    questions = [Question(model, row.context, labels, row.messages) for row in test_set.rows]
     replies: dict[int, Reply] = {}
     started = time.perf_counter()
     for index, reply in answerer.ask(questions):

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ TIMEOUT_SECONDS = 600.0
 
 
 class ServerAnswers:
-    """Keeps some requests to `/v1/completions` open at a time."""
+    """Keeps some requests to `/v1/completions` or `/v1/chat/completions` open at a time."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, concurrency: int = CONCURRENCY
@@ -55,12 +56,12 @@ class ServerAnswers:
 
     def _ask(self, question: Question) -> Reply:
         started = time.perf_counter()
-        answer = self._post(_body(question))
+        answer = self._post(_path(question), _body(question))
         return _reply(question, answer, time.perf_counter() - started)
 
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            response = self._client.post(f"{self._url}/v1/completions", json=body)
+            response = self._client.post(f"{self._url}{path}", json=body)
             answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise EngineError(f"{self._url} does not answer: {error}") from error
@@ -69,11 +70,20 @@ class ServerAnswers:
         return answer
 
 
+def _path(question: Question) -> str:
+    return "/v1/chat/completions" if question.messages else "/v1/completions"
+
+
 def _body(question: Question) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": question.model, "prompt": question.prompt, "temperature": 0}
+    body: dict[str, Any] = {"model": question.model, "temperature": 0}
+    if question.messages:
+        body |= {"messages": [asdict(message) for message in question.messages]}
+    else:
+        body |= {"prompt": question.prompt}
     if not question.labels:
         return body | {"max_tokens": GENERATED_TOKENS}
-    return body | {"logprobs": 0, "structured_outputs": {"choice": list(question.labels)}}
+    shown = True if question.messages else 0  # as either path asks for log-probabilities
+    return body | {"logprobs": shown, "structured_outputs": {"choice": list(question.labels)}}
 
 
 def _reply(question: Question, answer: dict[str, Any], seconds: float) -> Reply:
@@ -81,7 +91,7 @@ def _reply(question: Question, answer: dict[str, Any], seconds: float) -> Reply:
         choice, usage = answer["choices"][0], answer["usage"]
         scores = choice["logprobs"]["choice_logprobs"] if question.labels else {}
         return Reply(
-            text="" if question.labels else choice["text"],
+            text="" if question.labels else _text(question, choice),
             probabilities=tuple(math.exp(scores[label]) for label in question.labels),
             num_prompt_tokens=usage["prompt_tokens"],
             num_output_tokens=0 if question.labels else usage["completion_tokens"],
@@ -89,6 +99,11 @@ def _reply(question: Question, answer: dict[str, Any], seconds: float) -> Reply:
         )
     except (KeyError, IndexError, TypeError) as error:
         raise EngineError(f"the server answers in another form: {error!r} is missing") from error
+
+
+def _text(question: Question, choice: dict[str, Any]) -> str:
+    text: str = choice["message"]["content"] if question.messages else choice["text"]
+    return text
 
 
 def _reason(answer: Any) -> str:

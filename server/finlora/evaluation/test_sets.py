@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from finlora.datasets.building import source_folder
 from finlora.datasets.data_files import SUFFIXES, dataset_files
@@ -57,8 +58,13 @@ class TestSet:
     @property
     def sha256(self) -> str:
         """Of what is asked and what is right."""
-        pairs = [[row.context, row.target] for row in self.rows]
-        return hashlib.sha256(json.dumps([self.labels, pairs]).encode()).hexdigest()
+        rows = [row_facts(row) for row in self.rows]
+        return hashlib.sha256(json.dumps([self.labels, rows]).encode()).hexdigest()
+
+
+def row_facts(row: Row) -> list[Any]:
+    """What decides the answer to a row and whether it is right, for hashes."""
+    return [row.context, row.target, *(astuple(message) for message in row.messages)]
 
 
 def load_test_set(

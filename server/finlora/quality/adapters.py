@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.registry import AdapterRegistry
+from finlora.evaluation.test_sets import row_facts
 from finlora.quality.arms import Recipe
 from finlora.quality.plan import Plan
 from finlora.training.adapter_files import adapter_files
@@ -76,7 +77,7 @@ class AdapterShop:
         defaults are left out: a new one would otherwise make every adapter unknown."""
         facts = {
             "config": config.model_dump(exclude=WHERE, exclude_defaults=True),
-            "rows": [[row.context, row.target] for row in dataset.split.train],
+            "rows": [row_facts(row) for row in dataset.split.train],
             "base": self.base_fingerprint,
         }
         text = json.dumps(facts, sort_keys=True)
