@@ -26,9 +26,18 @@ def test_the_manifest_says_what_the_caller_does_not() -> None:
 
 def test_the_calibration_is_for_the_adapters_own_task_only() -> None:
     own = adapter(labels=["down", "up"], prompt_template=TEMPLATE, temperature=2.0)
-    assert LabelTask.of(own, labels=["up", "down"]).temperature == 1
+    assert LabelTask.of(own, labels=["up", "flat"]).temperature == 1
+    assert LabelTask.of(own, labels=["up"]).temperature == 1
     assert LabelTask.of(own, template=PromptTemplate("{input}")).temperature == 1
     assert LabelTask.of(own, labels=["down", "up"]).temperature == 2
+
+
+def test_the_order_of_the_labels_does_not_change_their_probabilities() -> None:
+    own = adapter(labels=["down", "up"], prompt_template=TEMPLATE, temperature=2.0)
+    down, up = LabelTask.of(own).probabilities([-1.0, -3.0])
+    turned = LabelTask.of(own, labels=["up", "down"])
+    assert turned.labels == ("up", "down")
+    assert turned.probabilities([-3.0, -1.0]) == pytest.approx([up, down])
 
 
 def test_what_nobody_says_is_refused() -> None:

@@ -27,7 +27,8 @@ class LabelTask:
     ) -> "LabelTask":
         """The adapter's own task, or the caller's labels and template in its place.
 
-        The calibration belongs to the adapter's own labels and template: others have none.
+        The calibration belongs to the adapter's own labels, in any order, and template: others
+        have none.
         Raises RequestError: neither the caller nor the manifest has labels, or a template.
         """
         manifest = Manifest() if adapter is None else adapter.manifest
@@ -41,7 +42,7 @@ class LabelTask:
                 f"template: {model} has none of its own, so give one with {{input}} in it",
                 param="template",
             )
-        is_own = chosen == manifest.labels and text == manifest.prompt_template
+        is_own = {*chosen} == {*(manifest.labels or ())} and text == manifest.prompt_template
         temperature = manifest.temperature if is_own else None
         return cls(tuple(chosen), PromptTemplate(text), temperature or 1.0)
 
