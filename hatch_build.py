@@ -1,6 +1,7 @@
-"""Compiles server/finlora/native/*.c into the wheel where there is a C compiler that can.
+"""Compiles server/finlora/native/*.c into the wheel where there is a C compiler that can, and takes
+the shipped adapters along.
 
-Without one the package is plain Python and computes with bitsandbytes' kernels instead.
+Without a compiler the package is plain Python and computes with bitsandbytes' kernels instead.
 """
 
 import os
@@ -15,6 +16,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+ADAPTERS = "adapters_registry"
+SHIPPED = Path("server/finlora/_shipped")
 NATIVE = Path("server/finlora/native")
 LIBRARY = NATIVE / "_kernels.so"
 PARTIAL = NATIVE / "_kernels.partial.so"
@@ -33,6 +36,8 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
         Kernels of before stay where the compiler fails: an editable install uses them, as far as
         they are of the version that its sources need. No wheel carries them.
         """
+        if version == "standard":
+            build_data["force_include"].update(_adapters(Path(self.root)))
         if not _is_known_machine():
             return
         try:
@@ -43,6 +48,12 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
         build_data["artifacts"].append(LIBRARY.as_posix())
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
+
+
+def _adapters(root: Path) -> dict[str, str]:
+    """From where to where they go. A checkout has a link that is followed, an sdist has none."""
+    is_there = (root / ADAPTERS).is_dir() and not (root / SHIPPED).exists()
+    return {ADAPTERS: SHIPPED.relative_to("server").as_posix()} if is_there else {}
 
 
 def _is_known_machine() -> bool:

@@ -1,7 +1,12 @@
 """What `make` installs: the pins and pyproject.toml must not drift apart."""
 
+import os
+import shutil
 import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,3 +60,46 @@ def test_the_index_of_torch_need_carry_nothing_but_torch() -> None:
 def test_ci_runs_the_checks_and_then_exactly_make_test() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert lines[-2:] == ["make check", "make test"]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git knows of this tree, as it is now."""
+    copy = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in listed.rstrip("\0").split("\0"):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+def built(folder: Path, target: str) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target]
+    # Whether kernels are compiled makes no difference here, but takes long.
+    subprocess.run(command, cwd=folder, env=os.environ | {"CC": "false"}, check=True)
+    (file,) = (folder / "dist").glob("*.tar.gz" if target == "sdist" else "*.whl")
+    return file
+
+
+def adapters_in(names: list[str], folder: str) -> list[str]:
+    return sorted(name.removeprefix(folder) for name in names if name.startswith(folder))
+
+
+def test_the_adapters_are_once_in_the_sdist_and_in_every_wheel(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(built(checkout, "wheel")) as archive:
+        expected = adapters_in(archive.namelist(), "finlora/_shipped/")
+    assert sum(name.endswith("adapter_model.safetensors") for name in expected) == 2
+    with tarfile.open(built(checkout, "sdist")) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+        archive.extractall(tmp_path, filter="data")
+    assert len(names) == len(set(names))
+    assert adapters_in(names, "adapters_registry/") == expected
+    assert not adapters_in(names, "server/finlora/_shipped")
+    (unpacked,) = tmp_path.iterdir()
+    with zipfile.ZipFile(built(unpacked, "wheel")) as archive:
+        assert adapters_in(archive.namelist(), "finlora/_shipped/") == expected
