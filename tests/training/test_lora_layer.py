@@ -12,7 +12,7 @@ from finlora.errors import ConfigError
 from finlora.model import LoadedBase
 from finlora.training.adapter_files import adapter_files
 from finlora.training.config import TrainingConfig
-from finlora.training.lora_layer import LoRASettings
+from finlora.training.lora_layer import LoRASettings, plain_weight
 from finlora.training.workshop import attach_layers, target_layers
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4]])
@@ -61,6 +61,23 @@ def test_a_fresh_adapter_changes_nothing(use_dora: bool, load: Callable[..., Loa
     before = base.model(input_ids=IDS).logits
     attach_layers(base, TrainingConfig(peft_use_dora=use_dora))
     torch.testing.assert_close(base.model(input_ids=IDS).logits, before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dora_divides_by_the_norms_of_the_updated_rows(
+    quantization: Quantization, dtype: torch.dtype, load: Callable[..., LoadedBase]
+) -> None:
+    base = load(quantization, dtype=dtype)
+    config = TrainingConfig(lora_r=4, lora_alpha=8, peft_use_dora=True)
+    for layer in attach_layers(base, config).values():
+        torch.nn.init.normal_(layer.b, std=0.1)
+        weight = plain_weight(layer.base) + layer.settings.scaling * layer.b @ layer.a
+        # Where numbers are rounded to 8 bits (int8's inputs, bfloat16) the cross term is too.
+        exact = dtype is torch.float32 and quantization is not Quantization.INT8
+        torch.testing.assert_close(
+            layer.row_norms(), weight.norm(dim=1), rtol=1e-4 if exact else 5e-3, atol=0
+        )
 
 
 def test_masters_are_float32_under_a_bfloat16_base(load: Callable[..., LoadedBase]) -> None:

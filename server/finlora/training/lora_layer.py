@@ -11,7 +11,8 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 
 from finlora.bases.dequantization import served_weight
-from finlora.bases.spec import BaseSpec, LinearShape
+from finlora.bases.spec import LinearShape
+from finlora.model import LoadedBase
 from finlora.training.config import Init
 from finlora.training.four_bit_layer import FourBitLayer
 from finlora.training.frozen import Frozen, WideWeight
@@ -47,10 +48,12 @@ class TrainableLoRA(nn.Module):
         base: nn.Module,
         shape: LinearShape,
         settings: LoRASettings,
+        compute_dtype: torch.dtype,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.base = base
+        self._compute_dtype = compute_dtype  # a layer that stores bytes need not know it
         self.settings = settings
         device = next(base.parameters()).device
         a, b = initial_matrices(
@@ -68,7 +71,7 @@ class TrainableLoRA(nn.Module):
         updated = self._updated(x)
         if self.magnitude is None:
             return updated
-        gain = (self.magnitude / self._row_norms()).to(x.dtype)
+        gain = (self.magnitude / self.row_norms()).to(x.dtype)
         bias = getattr(self.base, "bias", None)
         return gain * updated if bias is None else gain * (updated - bias) + bias
 
@@ -88,7 +91,7 @@ class TrainableLoRA(nn.Module):
         self.a.copy_(a / root)
         self.b.copy_(b / root)
         if self.magnitude is not None:
-            self.magnitude.copy_(self._row_norms())
+            self.magnitude.copy_(self.row_norms())
 
     def operand(self) -> Operand | None:
         """For a product with one backward pass; None where the update is none of that kind."""
@@ -104,21 +107,16 @@ class TrainableLoRA(nn.Module):
         return named
 
     @torch.no_grad()
-    def _row_norms(self) -> Tensor:
+    def row_norms(self) -> Tensor:
         """||W + s B A|| of every row, without the weight: W A^T is the base layer applied to A."""
         b = self.b * self.settings.scaling
-        applied: Tensor = self.base(self.a.to(self._base_dtype())).float()
+        applied: Tensor = self.base(self.a.to(self._compute_dtype)).float()
         bias = getattr(self.base, "bias", None)
         if bias is not None:
             applied = applied - bias.float()
         cross = 2 * (b * applied.T).sum(1)
         square = ((b @ (self.a @ self.a.T)) * b).sum(1)
         return (self._squares + cross + square).clamp_min(1e-12).sqrt()
-
-    def _base_dtype(self) -> torch.dtype:
-        # A four-bit weight is stored in bytes; its layer knows what it computes in.
-        compute: torch.dtype | None = getattr(self.base, "compute_dtype", None)
-        return compute or self.base.weight.dtype  # type: ignore[return-value]
 
 
 def project(
@@ -158,20 +156,20 @@ def _scaling(layers: Sequence[nn.Module]) -> float:
 
 
 def attach(
-    model: nn.Module,
-    spec: BaseSpec,
-    names: Iterable[str],
-    settings: LoRASettings,
-    *,
-    seed: int,
+    base: LoadedBase, names: Iterable[str], settings: LoRASettings, *, seed: int
 ) -> dict[str, TrainableLoRA]:
     """Put an update around the named layers; the start depends on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for name in names:
-        base = model.get_submodule(name)
-        layers[name] = TrainableLoRA(base, spec.linear_layers[name], settings, generator)
-        model.set_submodule(name, layers[name])
+        layers[name] = TrainableLoRA(
+            base.model.get_submodule(name),
+            base.spec.linear_layers[name],
+            settings,
+            base.compute_dtype,
+            generator,
+        )
+        base.model.set_submodule(name, layers[name])
     return layers
 
 

@@ -116,7 +116,7 @@ def _start_from_rows(
 def attach_layers(base: LoadedBase, config: TrainingConfig) -> dict[str, TrainableLoRA]:
     """Put a trainable update around every target layer of the base."""
     names = target_layers(base.spec, config.lora_target_modules)
-    return attach(base.model, base.spec, names, _settings(config), seed=config.seed)
+    return attach(base, names, _settings(config), seed=config.seed)
 
 
 def target_layers(spec: BaseSpec, targets: list[str] | str) -> list[str]:

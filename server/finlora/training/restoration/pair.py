@@ -53,7 +53,7 @@ def load_pair(model: str, *, rank: int, seed: int, device: str) -> Pair:
         fuse(base.model)
     settings = LoRASettings(rank=rank, alpha=float(rank))
     names = list(student.spec.linear_layers)
-    layers = attach(student.model, student.spec, names, settings, seed=seed)
+    layers = attach(student, names, settings, seed=seed)
     return Pair(teacher, student, layers)
 
 
