@@ -48,6 +48,16 @@ def test_what_is_in_order(
     assert "trained on another base" in stranger["text"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "level"), [("nf4", "ok"), ("fp4", "note"), ("int8", "ok"), ("none", "ok")]
+)
+def test_only_what_is_kept_quantised_is_to_be_prepared(
+    flags: list[str], kind: str, level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, findings = doctor([*flags, "--quantization", kind], capsys)
+    assert [f["level"] for f in findings if f["subject"] == "base"] == [level]
+
+
 def test_adapters_beyond_the_limits_are_told(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 
 from finlora.bases.store import FILES_FILE
-from finlora.config import cache_folder
+from finlora.config import Quantization, cache_folder
 
 FORMAT_VERSION = 1
+KEPT_QUANTISED = (Quantization.NF4, Quantization.FP4)  # the others are read from the 16-bit weights
 
 
 def checkpoint_folder(source: Path, fingerprint: str, kind: str) -> Path:

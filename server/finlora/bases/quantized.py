@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finlora.bases.checkpoints import checkpoint_folder
+from finlora.bases.checkpoints import KEPT_QUANTISED, checkpoint_folder
 from finlora.bases.fit import check_fit
 from finlora.bases.progress import busy
 from finlora.bases.quiet import quiet_transformers
@@ -21,7 +21,6 @@ from finlora.config import Quantization
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 64
-IN_FOUR_BITS = (Quantization.NF4, Quantization.FP4)
 
 
 def load_quantized(
@@ -54,7 +53,7 @@ def prepare(source: Path, fingerprint: str, quantization: Quantization, dtype: t
 
     It is always quantised on the CPU: the same bits on every device.
     """
-    if quantization not in IN_FOUR_BITS:
+    if quantization not in KEPT_QUANTISED:
         return source
     kind = f"{quantization}-{str(dtype).removeprefix('torch.')}"
     folder = checkpoint_folder(source, fingerprint, kind)

@@ -9,6 +9,7 @@ from finlora.adapters.adapter import Adapter
 from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.spec import BaseSpec
+from finlora.bases.checkpoints import KEPT_QUANTISED
 from finlora.bases.state import BaseState
 from finlora.config import GIB, Settings, cache_folder, registry_folder
 from finlora.doctor.findings import Finding, note, ok, problem
@@ -39,8 +40,10 @@ def check_base(model: str, state: BaseState, settings: Settings) -> Iterator[Fin
     """Whether the first start has to fetch or quantise."""
     kinds = list(state.quantized_bytes)
     facts = {"name": model, "fetched": state.folder is not None, "quantized": kinds}
-    prepared = any(kind.startswith(f"{settings.quantization}-") for kind in kinds)
-    if state.folder is not None and (prepared or settings.quantization == "none"):
+    prepared = settings.quantization not in KEPT_QUANTISED or any(
+        kind.startswith(f"{settings.quantization}-") for kind in kinds
+    )
+    if state.folder is not None and prepared:
         yield ok("base", f"{model} is on disk, {settings.quantization}", **facts)
         return
     missing = "not fetched" if state.folder is None else f"not prepared as {settings.quantization}"
