@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from finlora.adapters.adapter import Adapter
+from finlora.adapters.label_task import softmax
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Quantization, Settings
 from finlora.datasets.rows import Message, Row
@@ -19,7 +21,7 @@ from finlora.prompts import TextEncoder, encode_prompt
 from finlora.training.batches import ExampleEncoder
 from tests.api.live import LiveServer, register, serving
 from tests.tiny_models import build
-from tests.training.rows import LABELS, make_rows
+from tests.training.rows import LABELS, TEMPLATE, make_rows
 
 PROMPTS = [row.context for row in make_rows()[:6]]
 
@@ -28,7 +30,8 @@ PROMPTS = [row.context for row in make_rows()[:6]]
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("eval")
     model = build("llama", folder / "tiny-llama")
-    register(folder / "registry", base_spec(str(model)), "news", seed=0)
+    made = register(folder / "registry", base_spec(str(model)), "news", seed=0)
+    calibrated(AdapterRegistry(folder / "registry"), made)
     return Settings(
         model=str(model),
         quantization=Quantization.NONE,
@@ -41,6 +44,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
+def calibrated(registry: AdapterRegistry, made: Adapter) -> Adapter:
+    """The same weights with labels, template and temperature of their own."""
+    own = {"labels": [*LABELS], "prompt_template": TEMPLATE.text, "temperature": 3.0}
+    manifest = made.manifest.model_copy(update=own)
+    config = (made.folder / "adapter_config.json").read_bytes()
+    return registry.register("sure", made.variant, config, registry.read(made), manifest)
+
+
 @pytest.fixture(scope="module")
 def registry(settings: Settings) -> AdapterRegistry:
     assert settings.registry is not None
@@ -49,7 +60,7 @@ def registry(settings: Settings) -> AdapterRegistry:
 
 @pytest.fixture(scope="module")
 def engine(settings: Settings, registry: AdapterRegistry) -> Iterator[EngineAnswers]:
-    with engine_answers(settings, registry, ["base", "news"]) as answers:
+    with engine_answers(settings, registry, ["base", "news", "sure"]) as answers:
         yield answers
 
 
@@ -117,6 +128,24 @@ def test_a_server_answers_as_the_engine_does(
         assert ours.num_prompt_tokens == theirs.num_prompt_tokens
         assert ours.num_output_tokens == theirs.num_output_tokens
     assert there[0] != there[6]
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[::-1]])
+def test_a_calibrated_adapter_is_as_sure_on_a_server(
+    engine: EngineAnswers, server: LiveServer, labels: tuple[str, ...]
+) -> None:
+    text = "Profit rose.<|im_end|>"
+    here = [Question(model, TEMPLATE.render(text), labels) for model in ("news", "sure")]
+    here += [Question("sure", "Profit rose: ", labels), Question("sure", PROMPTS[0], LABELS[:2])]
+    with ServerAnswers(server.url) as remote:
+        there = ask(remote, here)
+    for ours, theirs in zip(ask(engine, here), there, strict=True):
+        assert ours.probabilities == pytest.approx(theirs.probabilities, rel=1e-4)
+        assert ours.num_prompt_tokens == theirs.num_prompt_tokens
+    (plain,) = ask(engine, [Question("news", PROMPTS[0], labels)])
+    (sure,) = ask(engine, [Question("sure", PROMPTS[0], labels)])
+    cooled = softmax([math.log(p) / 3 for p in plain.probabilities])
+    assert sure.probabilities == pytest.approx(cooled, rel=1e-4)
 
 
 @pytest.mark.parametrize("labels", [LABELS, ()])

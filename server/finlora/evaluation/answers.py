@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from finlora.datasets.rows import Message
+from finlora.prompts import PromptTemplate
 
 GENERATED_TOKENS = 10  # FinLoRA's own number for sentiment
 
@@ -25,6 +26,12 @@ class Question:
     prompt: str
     labels: tuple[str, ...]  # to score; empty: generate
     messages: tuple[Message, ...] = ()  # of a chat: asked in place of the prompt
+
+    def text_in(self, template: PromptTemplate | None) -> str | None:
+        """The text to classify, where labels are scored and this template made the prompt."""
+        if template is None or not self.labels or self.messages:
+            return None
+        return template.extract(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)

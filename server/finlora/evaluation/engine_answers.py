@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.compatibility import check_compatible
-from finlora.adapters.label_task import LabelTask
+from finlora.adapters.label_task import LabelTask, softmax
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Settings
+from finlora.datasets.rows import Message
 from finlora.engine.factory import build_engine
 from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.request import RequestOutput
@@ -95,13 +96,20 @@ class EngineAnswers:
         return Job(prompt, self._params(question.labels), self._adapter(question.model))
 
     def _prompt(self, question: Question) -> list[int]:
-        """As training reads the row: a chat by the base's own template."""
-        if not question.messages:
+        """As the server reads it: classified, completed, or a chat by the base's own template."""
+        if question.messages:
+            return self._chat(question.messages)
+        own = _template(self._adapter(question.model))
+        text = question.text_in(own)
+        if own is None or text is None:
             return encode_prompt(self._engine.tokenizer, question.prompt)
+        return self._encoder.encode_template(own, text)
+
+    def _chat(self, messages: Sequence[Message]) -> list[int]:
         template = self._engine.chat_template
         if template is None:
             raise ConfigError("the rows are chats, but the base has no chat template")
-        return template.encode([asdict(message) for message in question.messages])
+        return template.encode([asdict(message) for message in messages])
 
     def _params(self, labels: tuple[str, ...]) -> SamplingParams:
         if not labels:
@@ -126,16 +134,15 @@ class EngineAnswers:
 
     def _probabilities(self, question: Question, output: RequestOutput) -> list[float]:
         """Calibrated where the prompt is of the adapter's own form, as its clients get them."""
-        adapter = self._adapter(question.model)
-        return _task(adapter, question).probabilities(output.choice_logprobs or ())
+        adapter, logprobs = self._adapter(question.model), output.choice_logprobs or ()
+        if question.text_in(_template(adapter)) is None:
+            return softmax(logprobs)
+        return LabelTask.of(adapter, labels=question.labels).probabilities(logprobs)
 
 
-def _task(adapter: Adapter | None, question: Question) -> LabelTask:
+def _template(adapter: Adapter | None) -> PromptTemplate | None:
     own = None if adapter is None else adapter.manifest.prompt_template
-    template = None if own is None else PromptTemplate(own)
-    if question.messages or template is None or template.extract(question.prompt) is None:
-        return LabelTask(question.labels, template or PromptTemplate("{input}"))
-    return LabelTask.of(adapter, labels=question.labels)
+    return None if own is None else PromptTemplate(own)
 
 
 def _is_base(name: str, base: str) -> bool:

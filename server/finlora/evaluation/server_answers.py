@@ -1,17 +1,18 @@
 """Asks a running server over HTTP."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
 from finlora.errors import EngineError
-from finlora.evaluation.answers import GENERATED_TOKENS, Question, Reply
+from finlora.evaluation.answers import Question, Reply
+from finlora.evaluation.server_requests import reply_in, request_of
+from finlora.prompts import PromptTemplate
 from finlora.server_url import server_url
 
 CONCURRENCY = 32
@@ -19,7 +20,7 @@ TIMEOUT_SECONDS = 600.0
 
 
 class ServerAnswers:
-    """Keeps some requests to `/v1/completions` or `/v1/chat/completions` open at a time."""
+    """Keeps some requests open at a time."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, concurrency: int = CONCURRENCY
@@ -29,10 +30,14 @@ class ServerAnswers:
         self._url = server_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=concurrency)
+        self._templates: dict[str, PromptTemplate | None] = {}  # of models asked for labels
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_SECONDS, limits=limits)
 
     def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
         """(index, reply) in order. Raises EngineError when the server refuses or is gone."""
+        for model in {question.model for question in questions if question.labels}:
+            if model not in self._templates:
+                self._templates[model] = self._template(model)
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 yield from enumerate(pool.map(self._ask, questions))
@@ -56,54 +61,25 @@ class ServerAnswers:
 
     def _ask(self, question: Question) -> Reply:
         started = time.perf_counter()
-        answer = self._post(_path(question), _body(question))
-        return _reply(question, answer, time.perf_counter() - started)
+        request = request_of(question, self._templates.get(question.model))
+        answer = self._send("POST", request.path, request.body)
+        return reply_in(answer, question, time.perf_counter() - started)
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _template(self, model: str) -> PromptTemplate | None:
+        """What the model's own prompts look like, if it says so."""
+        card = self._send("GET", f"/v1/models/{quote(model)}")
+        text = card.get("prompt_template")
+        return None if text is None else PromptTemplate(text)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
-            response = self._client.post(f"{self._url}{path}", json=body)
+            response = self._client.request(method, f"{self._url}{path}", json=body)
             answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise EngineError(f"{self._url} does not answer: {error}") from error
         if not isinstance(answer, dict) or response.status_code != httpx.codes.OK:
             raise EngineError(f"{self._url} refuses ({response.status_code}): {_reason(answer)}")
         return answer
-
-
-def _path(question: Question) -> str:
-    return "/v1/chat/completions" if question.messages else "/v1/completions"
-
-
-def _body(question: Question) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": question.model, "temperature": 0}
-    if question.messages:
-        body |= {"messages": [asdict(message) for message in question.messages]}
-    else:
-        body |= {"prompt": question.prompt}
-    if not question.labels:
-        return body | {"max_tokens": GENERATED_TOKENS}
-    shown = True if question.messages else 0  # as either path asks for log-probabilities
-    return body | {"logprobs": shown, "structured_outputs": {"choice": list(question.labels)}}
-
-
-def _reply(question: Question, answer: dict[str, Any], seconds: float) -> Reply:
-    try:
-        choice, usage = answer["choices"][0], answer["usage"]
-        scores = choice["logprobs"]["choice_logprobs"] if question.labels else {}
-        return Reply(
-            text="" if question.labels else _text(question, choice),
-            probabilities=tuple(math.exp(scores[label]) for label in question.labels),
-            num_prompt_tokens=usage["prompt_tokens"],
-            num_output_tokens=0 if question.labels else usage["completion_tokens"],
-            seconds=seconds,
-        )
-    except (KeyError, IndexError, TypeError) as error:
-        raise EngineError(f"the server answers in another form: {error!r} is missing") from error
-
-
-def _text(question: Question, choice: dict[str, Any]) -> str:
-    text: str = choice["message"]["content"] if question.messages else choice["text"]
-    return text
 
 
 def _reason(answer: Any) -> str:
