@@ -8,8 +8,8 @@ from pathlib import Path
 from finlora.adapters.adapter import Adapter
 from finlora.adapters.compatibility import check_compatible, check_limits
 from finlora.adapters.registry import AdapterRegistry
-from finlora.bases.spec import BaseSpec
 from finlora.bases.checkpoints import KEPT_QUANTISED
+from finlora.bases.spec import BaseSpec
 from finlora.bases.state import BaseState
 from finlora.config import GIB, Settings, cache_folder, registry_folder
 from finlora.doctor.findings import Finding, note, ok, problem
