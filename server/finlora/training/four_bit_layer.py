@@ -5,7 +5,6 @@ torch's float32 product of the same shapes is slower there, and its weights are 
 large.
 """
 
-import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
@@ -16,8 +15,6 @@ from finlora.training.frozen import FourBitWeight, frozen_product
 
 class FourBitLayer(nn.Module):
     """y = W x + bias in float32; W and bias are frozen."""
-
-    compute_dtype = torch.float32
 
     def __init__(self, panels: PanelWeight, bias: Tensor | None) -> None:
         super().__init__()
