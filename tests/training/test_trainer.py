@@ -122,6 +122,23 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(
         assert all(torch.equal(before[k], v) for k, v in layer.tensors().items())
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_although_the_loss_is_one(
+    load: Callable[..., LoadedBase], examples: list[Example]
+) -> None:
+    base = load()
+    config = TrainingConfig(**RECIPE)
+    layers = attach_layers(base, config)
+    first = next(iter(layers.values()))
+    first.b.register_hook(lambda gradient: gradient * torch.inf)
+    before = [_copies(layer) for layer in layers.values()]
+    trainer = Trainer(base.model, layers, config)
+    with pytest.raises(TrainingDivergedError, match=r"the gradient's norm is (nan|inf) in step 1"):
+        trainer.fit(lambda _: examples, on_step=lambda _: None)
+    for layer, kept in zip(layers.values(), before, strict=True):
+        assert all(torch.equal(kept[name], tensor) for name, tensor in layer.tensors().items())
+    assert trainer.history.steps == []
+
+
 def test_a_run_is_reproducible(load: Callable[..., LoadedBase], examples: list[Example]) -> None:
     first = [s.loss for s in fit(load(), examples, num_epochs=1)[0]]
     assert [s.loss for s in fit(load(), examples, num_epochs=1)[0]] == first

@@ -34,7 +34,7 @@ from finlora.training.team import ALONE, Team
 
 
 class TrainingDivergedError(FinLoRAError):
-    """The loss is no longer a number."""
+    """The loss, or its gradient, is no longer a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ class Trainer:
 
         `epochs` gives the examples of an epoch, `evaluate` looks at the model after a step. Goes on
         after the steps in `history`; ends with the best weights that an evaluation saw. Raises
-        TrainingDivergedError when the loss is not finite, before the weights are touched.
+        TrainingDivergedError when the loss or its gradient is not finite, before the weights are
+        touched.
         """
         self._team.agree_on(self._parameters)
         self._set_training(True)
@@ -215,16 +216,13 @@ class Trainer:
         examples = [example for batch in batches for example in batch]
         weight = sum(example.weight * len(example.target) for example in examples)
         loss = self._team.add(sum(self._backward(b, weight) for b in self._team.share(batches)))
-        if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss is {loss} in step {number}: stopped before it could spoil anything; "
-                "checkpoints of the steps before are kept"
-            )
+        check_finite("loss", loss, number)
         rate = self._config.learning_rate * rate_factor(self._config, number, num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._team.add_gradients(self._parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm).item()
+        check_finite("gradient's norm", norm, number)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return Step(
@@ -233,7 +231,7 @@ class Trainer:
             epoch=place.epoch,
             loss=loss,
             learning_rate=rate,
-            grad_norm=norm.item(),
+            grad_norm=norm,
             num_tokens=sum(example.num_tokens for example in examples),
             seconds=time.perf_counter() - started,
         )
@@ -263,6 +261,14 @@ class _Place:
     num_steps: int
     epoch: int
     ends_epoch: bool
+
+
+def check_finite(what: str, value: float, number: int) -> None:
+    """Raises TrainingDivergedError; call it before the step's weights are touched."""
+    if not math.isfinite(value):
+        raise TrainingDivergedError(
+            f"the {what} is {value} in step {number}: stopped before it could spoil the weights"
+        )
 
 
 def batches_of_epoch(

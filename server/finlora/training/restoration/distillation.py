@@ -11,7 +11,7 @@ from finlora.training.config import TrainingConfig
 from finlora.training.optimization import make_optimizer, rate_factor
 from finlora.training.restoration.fidelity import divergence
 from finlora.training.restoration.pair import Pair
-from finlora.training.trainer import TrainingDivergedError
+from finlora.training.trainer import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ def distil(
         started = time.perf_counter()
         kl = divergence(pair.student_logprobs(ids), pair.teacher_logprobs(ids))
         kl.backward()
-        if not torch.isfinite(kl):
-            raise TrainingDivergedError(f"the divergence is {kl.item()} in step {number}")
+        check_finite("divergence", kl.item(), number)
         rate = config.learning_rate * rate_factor(config, number, len(batches))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        check_finite("gradient's norm", norm.item(), number)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         speed = ids.numel() / (time.perf_counter() - started)
