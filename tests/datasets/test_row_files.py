@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerFast
 
-from finlora.datasets.row_files import Columns, read_rows
+from finlora.datasets.row_files import Columns, read_records, read_rows
 from finlora.datasets.rows import Message, Row
 from finlora.errors import ConfigError
 from finlora.prompts import PromptTemplate
@@ -78,6 +78,32 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
     file = write_table(tmp_path / "table.csv", [{"title": "x", "mood": 0}])
     with pytest.raises(ConfigError, match=r"'headline' is empty or missing \(there: title, mood\)"):
         read_rows([file], COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "headline,mood\nSales fell,0\nProfit rose, again,1\n",
+            r":3: more cells than the header's 2",
+        ),
+        ("headline,mood,mood\nSales fell,0,1\n", r":1: 2 columns are called 'mood'"),
+    ],
+)
+def test_a_csv_whose_cells_do_not_fit_its_header_is_refused(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"table\.csv{reason}"):
+        read_rows([file], COLUMNS)
+
+
+def test_a_csv_may_have_empty_lines_and_cells(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("mood,,note,\n\n1,,,\n\n", "utf-8-sig")
+    (record,) = read_records(file)
+    assert record.fields == {"mood": "1", "": "", "note": ""}
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:

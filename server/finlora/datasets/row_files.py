@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,10 +93,22 @@ def _read_csv(file: Path) -> Iterator[_Record]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         try:
+            _check_header(reader.fieldnames or (), f"{file}:1")
             for fields in reader:
-                yield _Record(fields, f"{file}:{reader.line_num}")
+                where = f"{file}:{reader.line_num}"
+                if None in fields:  # a comma that is not quoted has moved the others
+                    num_cells = len(reader.fieldnames or ())
+                    raise ConfigError(f"{where}: more cells than the header's {num_cells}")
+                yield _Record(fields, where)
         except csv.Error as error:
             raise ConfigError(f"{file}:{reader.line_num}: not CSV ({error})") from error
+
+
+def _check_header(names: Sequence[str], where: str) -> None:
+    """Of two columns with one name the last would count; columns without a name are not asked."""
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            raise ConfigError(f"{where}: {count} columns are called {name!r}")
 
 
 def _read_parquet(file: Path) -> Iterator[_Record]:
