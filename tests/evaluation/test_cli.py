@@ -85,6 +85,11 @@ def test_a_version_is_scored_with_its_own_template(
     assert json.loads(capsys.readouterr().out)["results"][0]["model"] == made.reference
 
 
+def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="two test sets are called 'own'"):
+        main(arguments(folder, "--data", *[str(folder / "own.jsonl")] * 2))
+
+
 @pytest.mark.parametrize("wrong", [["--max-rows", "0"], ["--label-values", "x"], []])
 def test_wrong_usage(wrong: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):

@@ -55,6 +55,14 @@ def test_a_report_of_nothing_says_so(folder: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count("not measured") == 4
 
 
+def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+    (folder / "other").mkdir()
+    other = write_rows(folder / "other" / "test.jsonl", make_rows("in May"))
+    with pytest.raises(ConfigError, match="two test sets are called 'test'"):
+        main(arguments(folder, "--test", str(folder / "test.jsonl"), str(other)))
+    assert not (folder / "work" / "held_out").exists()
+
+
 def test_wrong_names_are_told(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no arm 'x'"):
         main(arguments(folder, "--arms", "x"))

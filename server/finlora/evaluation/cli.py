@@ -21,7 +21,7 @@ from finlora.evaluation.findings import Findings, find
 from finlora.evaluation.report import write_report
 from finlora.evaluation.runner import Advance, evaluate
 from finlora.evaluation.tables import Table, comparison_table, scores_table, speed_table
-from finlora.evaluation.test_sets import TestSet, load_test_set
+from finlora.evaluation.test_sets import TestSet, load_test_set, refuse_equal_names
 from finlora.prompts import PromptTemplate
 
 
@@ -54,8 +54,7 @@ def _test_sets(args: argparse.Namespace, registry: AdapterRegistry) -> list[Test
         load_test_set(name, args.data_dir, labels=args.labels, columns=columns, warn=_say)
         for name in args.data
     ]
-    if len({test_set.name for test_set in found}) < len(found):
-        raise ConfigError("two test sets have the same name")
+    refuse_equal_names(found)
     return [s if args.max_rows is None else s.sample(args.max_rows) for s in found]
 
 

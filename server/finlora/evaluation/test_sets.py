@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -88,6 +89,13 @@ def load_test_set(
     if not known:
         raise ConfigError(f"{name}: the answers are no choice of a few labels; name them: --labels")
     return TestSet(Path(name).stem, tuple(rows), tuple(known))
+
+
+def refuse_equal_names(test_sets: Sequence[TestSet]) -> None:
+    """Raises ConfigError: results go by the names of test sets."""
+    names = Counter(test_set.name for test_set in test_sets)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(f"two test sets are called {twice[0]!r}: rename the file of one")
 
 
 def _load_task(task: Task, folder: Path | None, warn: Warn) -> TestSet:

@@ -14,7 +14,7 @@ from finlora.evaluation.answers import Mode
 from finlora.evaluation.engine_answers import BASE, EngineAnswers, engine_answers
 from finlora.evaluation.outcome import Outcome
 from finlora.evaluation.runner import evaluate
-from finlora.evaluation.test_sets import TestSet, load_test_set
+from finlora.evaluation.test_sets import TestSet, load_test_set, refuse_equal_names
 from finlora.model import base_spec
 from finlora.quality.adapters import AdapterShop
 from finlora.quality.agreement import trainers_labels
@@ -49,6 +49,7 @@ class Experiment:
         self._report = report
         self._registry = AdapterRegistry(folder / "adapters", who="finlora quality")
         self.test_sets = [self._test_set(name) for name in plan.tests]
+        refuse_equal_names(self.test_sets)
         self._shop = AdapterShop(
             plan, self._registry, self.spec.fingerprint, self._held_out(), report
         )
