@@ -1,13 +1,13 @@
 """A test's report as a table for people and as JSON for programs."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
 from finlora.bench.machine import machine_facts
+from loadtest.records import to_json
 from loadtest.samples import Recorder, Row
 from loadtest.session import Report
 
@@ -33,26 +33,18 @@ def write(report: Report, recorder: Recorder, folder: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(Row))
         writer.writerows(astuple(row) for row in report.rows)
-    (folder / SUMMARY).write_text(json.dumps(as_json(report), indent=1) + "\n", "utf-8")
+    (folder / SUMMARY).write_text(to_json(_record(report), indent=1), "utf-8")
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Every figure, the machine's facts with them; what was not measured is null."""
+def _record(report: Report) -> dict[str, Any]:
+    """Every figure, the machine's facts with them."""
     record = {"machine": machine_facts(), **asdict(report)}
     record["client"] |= {
         "cores": report.client.cores,
         "machine_share": report.client.machine_share,
     }
     record["server"]["hit_rate"] = report.server.hit_rate
-    return {name: _without_nan(value) for name, value in record.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if value != value else value  # only NaN differs from itself
+    return record
 
 
 def _cells(row: Row) -> tuple[str, ...]:

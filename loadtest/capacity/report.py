@@ -1,6 +1,5 @@
 """What a search found: a line for each step, JSON with the machine's facts, and a curve."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from finlora.bench.machine import machine_facts
 from loadtest.capacity.finder import Capacity, Goal
 from loadtest.capacity.steps import Step, smallest_visible_overload
+from loadtest.records import to_json
 
 Latencies = Callable[[Step], tuple[float, float, float]]
 JSON, PICTURE = "capacity.json", "capacity.png"
@@ -75,7 +75,7 @@ def write(capacity: Capacity, goal: Goal, facts: dict[str, Any], folder: Path) -
         "smallest_visible_overload": smallest_visible_overload(goal.timing, goal.objective_seconds),
         **asdict(capacity),
     }
-    (folder / JSON).write_text(json.dumps(_finite(record), indent=1) + "\n", "utf-8")
+    (folder / JSON).write_text(to_json(record, indent=1), "utf-8")
     picture(capacity, goal, folder / PICTURE)
 
 
@@ -129,12 +129,3 @@ def _shown(seconds: float) -> float:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.0f}" if math.isfinite(seconds) else "never"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no word for what is infinite or not a number: null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -28,7 +28,7 @@ METRIC = "finlora_adapter_load_seconds"
 
 @dataclass(frozen=True)
 class Phase:
-    """Latencies in seconds of the prober and of everybody else."""
+    """Latencies in seconds of good answers: the prober's, and those of everybody else."""
 
     probes: tuple[float, ...]
     others: tuple[float, ...]
@@ -48,11 +48,26 @@ class ColdRounds:
         """What failed in any phase."""
         return [error for phase in (*self.cold, *self.warm) for error in phase.errors]
 
-    def others_ratio(self, share: float) -> Ratio:
-        """The others' latency percentile in cold phases against warm ones."""
+    @property
+    def num_sound(self) -> int:
+        """How many rounds were without errors."""
+        return len(self._sound())
+
+    def others_ratio(self, share: float) -> Ratio | None:
+        """The others' latency percentile in cold phases against warm ones, over the sound rounds.
+
+        None: there are none.
+        """
+        sound = self._sound()
+        if not sound:
+            return None
         return pooled_ratio(
-            [phase.others for phase in self.cold], [phase.others for phase in self.warm], share
+            [cold.others for cold, _ in sound], [warm.others for _, warm in sound], share
         )
+
+    def _sound(self) -> list[tuple[Phase, Phase]]:
+        pairs = zip(self.cold, self.warm, strict=True)
+        return [(cold, warm) for cold, warm in pairs if not cold.errors and not warm.errors]
 
     def probe_seconds(self, phases: list[Phase], share: float) -> float:
         """A percentile of the prober's latencies over all rounds."""

@@ -12,7 +12,7 @@ from loadtest.peers.fleet import Fleet, HTTPTarget
 from loadtest.peers.load import Load, Result
 from loadtest.peers.process import ServerFailedError
 from loadtest.peers.prompts import PromptSource
-from loadtest.peers.report import Comparison, Outcome, ratios, table
+from loadtest.peers.report import Comparison, Outcome, ratios, sound_rounds, table
 from loadtest.peers.scenarios import LABELS, Metric, Scenario, Side, Traffic
 from loadtest.server_api import opener
 
@@ -56,7 +56,12 @@ class Comparer:
             title=scenario.title,
             text=table(rounds, scenario.metric),
             comparisons=[
-                Comparison(scenario.key, f"{what} of {first} / {name}", ratio, scenario.rounds)
+                Comparison(
+                    scenario.key,
+                    f"{what} of {first} / {name}",
+                    ratio,
+                    len(sound_rounds(rounds[first], rounds[name])),
+                )
                 for name, ratio in found.items()
             ],
             record={
@@ -101,6 +106,7 @@ class Comparer:
         others = fleet.others_cpu_seconds(side.server) - before
         share = others / (time.perf_counter() - begin)
         resident = fleet.resident_bytes(side.server)
+        fleet.check(side.server)  # the figures of a server that ended meanwhile are none
         return Run(side.label, number + 1, result, resident, share)
 
     def _load(self, scenario: Scenario, side: Side) -> Load:

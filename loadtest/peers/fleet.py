@@ -17,7 +17,7 @@ import psutil
 from loadtest.peers.candidates import Candidate
 from loadtest.peers.in_process import ChildEngine
 from loadtest.peers.load import Load, Result, measure
-from loadtest.peers.process import Server, free_port, serving
+from loadtest.peers.process import Server, ServerFailedError, free_port, serving
 
 
 class Target(Protocol):
@@ -27,6 +27,8 @@ class Target(Protocol):
     def pid(self) -> int: ...
     @property
     def seconds_to_ready(self) -> float: ...
+
+    def ending(self) -> str | None: ...
 
     def measure(self, load: Load, prompts: list[str]) -> Result: ...
 
@@ -38,6 +40,10 @@ class HTTPTarget:
         self.server = server
         self.pid = server.process.pid
         self.seconds_to_ready = server.seconds_to_ready
+
+    def ending(self) -> str | None:
+        """How its process ended; None: it runs."""
+        return self.server.ending()
 
     def measure(self, load: Load, prompts: list[str]) -> Result:
         """Put the load on it."""
@@ -62,16 +68,28 @@ class Fleet:
         self.keep(set())
 
     def get(self, name: str) -> Target:
-        """The running server of that name. Raises ServerFailedError when it cannot be started."""
-        if name not in self._running:
+        """The running server of that name.
+
+        Raises ServerFailedError when it cannot be started, and as `check` does.
+        """
+        if name in self._running:
+            self.check(name)
+        else:
             stack = ExitStack()
             target = stack.enter_context(_started(self.candidates[name], self._output))
             self._running[name] = target, stack
             self._say(f"{name} ready after {target.seconds_to_ready:.1f} s")
         return self._running[name][0]
 
+    def check(self, name: str) -> None:
+        """Raises ServerFailedError when that server has ended; `get` starts it anew thereafter."""
+        words = self._running[name][0].ending()
+        if words is not None:
+            self._end(name)
+            raise ServerFailedError(words)
+
     def focus(self, name: str) -> Target:
-        """The server, running, while all others stand still."""
+        """The server, running, while all others stand still. Raises ServerFailedError."""
         for other, (target, _) in self._running.items():
             if other != name:
                 os.killpg(target.pid, signal.SIGSTOP)
@@ -82,15 +100,19 @@ class Fleet:
         return target
 
     def keep(self, names: set[str]) -> None:
-        """End the servers that are not among `names`."""
-        for name in self._running.keys() - names:
-            target, stack = self._running.pop(name)
-            with suppress(ProcessLookupError):  # it ended by itself
-                os.killpg(target.pid, signal.SIGCONT)  # a stopped process cannot end in order
-            stack.close()
+        """End the servers that are not among `names`, and forget those that ended by themselves."""
+        for name, (target, _) in list(self._running.items()):
+            if name not in names or target.ending() is not None:
+                self._end(name)
+
+    def _end(self, name: str) -> None:
+        target, stack = self._running.pop(name)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(target.pid, signal.SIGCONT)  # a stopped process cannot end in order
+        stack.close()
 
     def resident_bytes(self, name: str) -> int:
-        """Resident memory of a running server and all it started."""
+        """Resident memory of a running server and all it started. Raises ServerFailedError."""
         return sum(process.memory_info().rss for process in _family(self.get(name).pid))
 
     def others_cpu_seconds(self, name: str) -> float:

@@ -21,7 +21,7 @@ from finlora.bases.quiet import quiet_libraries
 from finlora.config import load_settings
 from finlora.flags import add_settings_flags
 from loadtest.peers.load import Load, Mix, Result, Tally, summarise, turns
-from loadtest.peers.process import ServerFailedError, end, server_environment
+from loadtest.peers.process import ServerFailedError, end, ending, server_environment
 
 
 class ChildEngine:
@@ -58,6 +58,10 @@ class ChildEngine:
                     with suppress(BrokenPipeError):
                         if pipe is not None:
                             pipe.close()
+
+    def ending(self) -> str | None:
+        """How the child ended; None: it runs."""
+        return ending(self._process, self._log)
 
     def measure(self, load: Load, prompts: list[str]) -> Result:
         """Have the child run a load. Raises ServerFailedError."""

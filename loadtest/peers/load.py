@@ -21,6 +21,7 @@ from typing import Any
 from finlora.bench.statistics import percentile
 from loadtest.peers.connection import Connection, Response
 from loadtest.peers.prompts import fresh_prompts, read_contexts
+from loadtest.records import to_json
 
 DEFAULT_DATA = Path("examples/news_headlines.jsonl")
 
@@ -55,7 +56,7 @@ class Load:
 class Tally:
     """What the clients saw."""
 
-    latencies: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)  # of good answers
     errors: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int | None = None  # None: no answer said
@@ -63,10 +64,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement in figures; latencies of failed requests count too."""
+    """One measurement in figures; speed and latencies are those of good answers alone."""
 
     requests_per_second: float
-    p50_seconds: float
+    p50_seconds: float  # NaN without a good answer, as the other percentiles
     p95_seconds: float
     p99_seconds: float
     errors: int
@@ -149,8 +150,9 @@ async def send(connection: Connection, body: bytes, load: Load, tally: Tally) ->
         error: str | None = f"{type(failure).__name__}: {failure}"
     else:
         error = _read(response, load, tally)
-    tally.latencies.append(time.perf_counter() - begin)
-    if error is not None:
+    if error is None:
+        tally.latencies.append(time.perf_counter() - begin)
+    else:
         tally.errors.append(error)
 
 
@@ -183,13 +185,13 @@ def _cached_tokens(answer: dict[str, Any], usage: dict[str, Any]) -> int | None:
 def summarise(tally: Tally, seconds: float) -> Result:
     """Figures of a run that took `seconds`; percentiles by nearest rank."""
     return Result(
-        requests_per_second=(len(tally.latencies) - len(tally.errors)) / seconds,
+        requests_per_second=len(tally.latencies) / seconds,
         p50_seconds=percentile(tally.latencies, 0.5),
         p95_seconds=percentile(tally.latencies, 0.95),
         p99_seconds=percentile(tally.latencies, 0.99),
         errors=len(tally.errors),
         first_error=tally.errors[0] if tally.errors else None,
-        requests=len(tally.latencies),
+        requests=len(tally.latencies) + len(tally.errors),
         prompt_tokens=tally.prompt_tokens,
         cached_tokens=tally.cached_tokens,
     )
@@ -211,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
         read_contexts(options.data), load.warmup + load.requests, offset=options.offset
     )
     result = asyncio.run(measure(options.url, load, prompts))
-    sys.stdout.write(json.dumps(asdict(load) | asdict(result)) + "\n")
+    sys.stdout.write(to_json(asdict(load) | asdict(result)))
     return 1 if result.errors else 0
 
 

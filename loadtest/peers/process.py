@@ -37,6 +37,11 @@ class Server:
     process: subprocess.Popen[bytes]
     address: str
     seconds_to_ready: float
+    log: Path
+
+    def ending(self) -> str | None:
+        """How its process ended; None: it runs."""
+        return ending(self.process, self.log)
 
     def resident_bytes(self) -> int:
         """Resident memory of the process and of everything it started."""
@@ -72,10 +77,14 @@ def serving(
         try:
             while not _answers(address + ready_path):
                 waited = time.perf_counter() - begin
-                if process.poll() is not None or waited > deadline_seconds:
-                    raise ServerFailedError(_obituary(command, process.returncode, waited, log))
+                if (words := ending(process, log)) is not None:
+                    raise ServerFailedError(words)
+                if waited > deadline_seconds:
+                    raise ServerFailedError(
+                        _told(process, log, f"was not ready after {waited:.0f} s")
+                    )
                 time.sleep(POLL_SECONDS)
-            yield Server(process, address, time.perf_counter() - begin)
+            yield Server(process, address, time.perf_counter() - begin, log)
         finally:
             end(process)
 
@@ -110,10 +119,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _obituary(command: list[str], code: int | None, seconds: float, log: Path) -> str:
-    what = f"ended with code {code}" if code is not None else "was not ready"
+def ending(process: "subprocess.Popen[Any]", log: Path) -> str | None:
+    """How it ended, with its last log lines; None: it runs."""
+    code = process.poll()
+    return None if code is None else _told(process, log, f"ended with code {code}")
+
+
+def _told(process: "subprocess.Popen[Any]", log: Path, what: str) -> str:
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    return f"{' '.join(command)} {what} after {seconds:.0f} s:\n{tail}"
+    assert isinstance(process.args, list)
+    return f"{' '.join(map(str, process.args))} {what}:\n{tail}"
 
 
 def end(process: "subprocess.Popen[Any]") -> None:

@@ -1,5 +1,6 @@
 """Rounds of several sides as medians, ratios with intervals, Markdown tables and a picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,20 @@ def values(results: Sequence[Result], metric: Metric) -> list[float]:
 
 
 def ratios(rounds: Rounds, metric: Metric = Metric.THROUGHPUT) -> dict[str, Ratio]:
-    """The first side against each of the others."""
+    """The first side against each of the others with which it has sound rounds."""
     (_, ours), *others = rounds.items()
+    paired = {name: sound_rounds(ours, results) for name, results in others}
     return {
-        name: paired_ratio(values(ours, metric), values(results, metric))
-        for name, results in others
+        name: paired_ratio(*(values(side, metric) for side in zip(*pairs, strict=True)))
+        for name, pairs in paired.items()
+        if pairs
     }
+
+
+def sound_rounds(first: Sequence[Result], second: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """Rounds without errors: one that refuses is quick, and what it does not compute is free."""
+    pairs = zip(first, second, strict=True)
+    return [(one, other) for one, other in pairs if not one.errors and not other.errors]
 
 
 def table(rounds: Rounds, metric: Metric = Metric.THROUGHPUT) -> str:
@@ -97,8 +106,8 @@ def picture(outcomes: Sequence[Outcome], file: Path) -> None:
     panels = figure.subplots(len(outcomes), height_ratios=heights, squeeze=False)[:, 0]
     for axes, outcome in zip(panels, outcomes, strict=True):
         for name, results in outcome.rounds.items():
-            measured = values(results, outcome.metric)
-            axes.barh([name], [float(np.median(measured))], color="#9db8d9")
+            measured = _numbers(values(results, outcome.metric))
+            axes.barh([name], [_median(measured) or 0.0], color="#9db8d9")
             axes.plot(measured, [name] * len(measured), "o", color="#1f3b63", markersize=4)
         axes.invert_yaxis()
         axes.set_xlabel(str(outcome.metric))
@@ -123,7 +132,17 @@ def _cached(results: Sequence[Result]) -> str:
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:
-    return f"{np.median(seconds) * 1e3:.0f} ms"
+    middle = _median(_numbers(seconds))
+    return "none" if middle is None else f"{middle * 1e3:.0f} ms"
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Without the rounds that had no good answer, whose latencies are NaN."""
+    return [value for value in values if not math.isnan(value)]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _times(ratio: Ratio | None) -> str:

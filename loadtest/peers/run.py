@@ -6,7 +6,6 @@ What cannot be measured here is skipped with a line that says why.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from loadtest.peers.prompts import PromptSource, read_contexts
 from loadtest.peers.report import Outcome
 from loadtest.peers.scenarios import COLD_ADAPTER, KEYS, SCENARIOS, WARM_START, Metric, Scenario
 from loadtest.peers.special import COLD_CLIENTS, cold_adapter, warm_start
+from loadtest.records import to_json
 from loadtest.registries import add_folders, large_registry
 
 REGISTRIES = Path("build/bench-registries")
@@ -168,7 +168,7 @@ def publish(outcomes: list[Outcome], output: Path) -> None:
         "scenarios": {outcome.key: outcome.record for outcome in outcomes},
         "summary": [asdict(each) for each in comparisons],
     }
-    (output / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    (output / "results.json").write_text(to_json(record, indent=1))
 
 
 def _candidates(

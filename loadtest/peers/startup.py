@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.peers.load import DEFAULT_DATA, Load, measure
 from loadtest.peers.process import Server, free_port, get, serving
 from loadtest.peers.prompts import fresh_prompts, read_contexts
+from loadtest.records import to_json
 
 MEMORY_METRIC = "finlora_memory_bytes"
 
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         for _ in range(options.runs):
             log = Path(folder) / "server.log"
             start = start_once(make_serve, options.requests, options.data, log)
-            sys.stdout.write(json.dumps(asdict(start)) + "\n")
+            sys.stdout.write(to_json(asdict(start)))
             failed = failed or start.errors > 0
     return 1 if failed else 0
 

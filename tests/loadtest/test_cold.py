@@ -40,7 +40,18 @@ def test_percentiles_are_taken_over_all_rounds() -> None:
         cold=[Phase((0.5,), busy, ()), Phase((0.7,), busy, ("status 500",))],
         warm=[Phase((0.1,), calm, ()), Phase((0.3,), calm, ())],
     )
-    assert found.others_ratio(0.99).value == pytest.approx(6.0)
+    ratio = found.others_ratio(0.99)
+    assert ratio is not None
+    assert ratio.value == pytest.approx(6.0)
     assert found.probe_seconds(found.cold, 0.99) == 0.7
     assert found.probe_seconds(found.warm, 0.5) == 0.1
     assert found.errors == ["status 500"]
+
+
+def test_rounds_with_errors_make_no_ratio() -> None:
+    good, torn = Phase((0.1,), (0.02,) * 9, ()), Phase((), (0.5,) * 9, ("refused",))
+    found = ColdRounds(cold=[good, torn, good], warm=[good, good, torn])
+    ratio = found.others_ratio(0.99)
+    assert ratio is not None
+    assert (ratio.value, found.num_sound) == (1.0, 1)
+    assert ColdRounds(cold=[torn], warm=[good]).others_ratio(0.99) is None

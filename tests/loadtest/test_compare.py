@@ -4,6 +4,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from loadtest.peers.candidates import Candidate
 from loadtest.peers.compare import Comparer
-from loadtest.peers.fleet import Fleet
+from loadtest.peers.fleet import Fleet, Target
 from loadtest.peers.process import ServerFailedError
 from loadtest.peers.prompts import PromptSource
 from loadtest.peers.scenarios import Metric, Scenario, Side, Traffic
@@ -110,6 +111,40 @@ def test_what_a_server_refuses_is_told_in_its_words(comparer: Comparer) -> None:
     assert refusal is not None
     assert "unknown field: guided_choice" in refusal
     assert comparer.refusal(scenario(Side("finlora"))) is None
+
+
+def kill(comparer: Comparer, name: str) -> Target:
+    """End a server from outside, and return what it was."""
+    target = comparer.fleet.get(name)
+    os.kill(target.pid, signal.SIGKILL)
+    # Over, but not yet noticed: its end is for the fleet to collect.
+    os.waitid(os.P_PID, target.pid, os.WEXITED | os.WNOWAIT)
+    return target
+
+
+def test_a_server_that_ended_is_told_once_and_then_started_anew(comparer: Comparer) -> None:
+    target = kill(comparer, "other")
+    with pytest.raises(ServerFailedError, match=r"recording_server.py .* ended with code -9"):
+        comparer.fleet.focus("other")
+    comparer.fleet.focus("finlora")
+    assert comparer.fleet.others_cpu_seconds("finlora") == 0
+    assert comparer.fleet.focus("other") is not target
+
+
+def test_another_scenario_begins_with_living_servers(comparer: Comparer) -> None:
+    target = kill(comparer, "finlora")
+    comparer.fleet.keep({"finlora", "other"})
+    assert comparer.fleet.get("finlora") is not target
+
+
+def test_a_server_that_ends_under_load_gives_no_figures(tmp_path: Path) -> None:
+    # Two to warm up and two clients' worth, then in the first round.
+    candidate = replace(recorder("finlora", tmp_path), environment={"END_AFTER_REQUESTS": "8"})
+    with Fleet({"finlora": candidate}, tmp_path, lambda _: None) as fleet:
+        models = {"finlora": MODELS}
+        made = Comparer(fleet, PromptSource(CONTEXTS), models, 2, 4, lambda _: None)
+        with pytest.raises(ServerFailedError, match="ended with code 3"):
+            made.outcome(scenario(Side("finlora")))
 
 
 def test_a_server_that_ends_refuses_nothing(comparer: Comparer) -> None:

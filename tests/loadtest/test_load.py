@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from loadtest.peers.load import Load, Mix, Tally, bodies, main, measure, summarise
+from loadtest.peers.process import free_port
 
 MODELS = ("a0", "a1", "a2", "a3")
 
@@ -60,10 +62,11 @@ def test_llama_cpp_gets_exactly_one_adapter_switched_on() -> None:
 def test_failed_requests_do_not_count_as_speed() -> None:
     tally = Tally(latencies=[0.1 * i for i in range(1, 101)], errors=["status 503: busy"] * 20)
     result = summarise(tally, seconds=4.0)
-    assert result.requests_per_second == 20.0
+    assert result.requests_per_second == 25.0
     assert result.p50_seconds == pytest.approx(5.0)
     assert result.p99_seconds == pytest.approx(9.9)
     assert (result.errors, result.first_error) == (20, "status 503: busy")
+    assert result.requests == 120
 
 
 class Server:
@@ -129,6 +132,8 @@ def test_too_few_tokens_are_an_error() -> None:
 
     result = asyncio.run(scenario())
     assert (result.errors, result.first_error) == (2, "1 tokens instead of 3")
+    assert (result.requests, result.requests_per_second) == (2, 0.0)
+    assert math.isnan(result.p50_seconds)
 
 
 def test_a_refusal_is_an_error_with_its_text() -> None:
@@ -177,6 +182,13 @@ def test_an_answer_must_be_one_of_the_choices(text: str, complaint: str | None) 
         return await run(Server(clients=1, tokens=1, choices=[{"text": text}]), load)
 
     assert asyncio.run(scenario()).first_error == complaint
+
+
+def test_nothing_but_failures_is_still_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    assert main(["--url", url, "--models", "a0", "-n", "4", "--warmup", "0", "-c", "2"]) == 1
+    record = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (record["requests"], record["errors"], record["p50_seconds"]) == (4, 4, None)
 
 
 def test_a_wrong_mix_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,21 @@
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from finlora.bench.statistics import Ratio
 from loadtest.peers.load import Result
-from loadtest.peers.report import Comparison, Outcome, number, picture, ratios, summary, table
+from loadtest.peers.report import (
+    Comparison,
+    Outcome,
+    number,
+    picture,
+    ratios,
+    sound_rounds,
+    summary,
+    table,
+)
 from loadtest.peers.scenarios import Metric
 
 
@@ -24,6 +35,23 @@ def test_the_table_shows_medians_hits_ratios_and_errors() -> None:
         "| finlora | 42.0 (40.0 to 44.0) | 100 ms | 200 ms | 10.0 | 25% | 0 |  |",
         "| peft | 4.2 (4.0 to 4.4) | 100 ms | 200 ms | 10.0 | not told | 2 | 10.0 (10.0 to 10.0) |",
     ]
+
+
+def test_rounds_with_errors_make_no_ratio() -> None:
+    torn = [result(40.0), replace(result(0.0, 10), p50_seconds=math.nan), result(42.0, 1)]
+    rounds = {"finlora": [result(50.0), result(400.0), result(400.0)], "peft": torn}
+    for metric, value in ((Metric.THROUGHPUT, 1.25), (Metric.LATENCY, 1.0)):
+        assert ratios(rounds, metric)["peft"].value == value
+    assert len(sound_rounds(rounds["finlora"], torn)) == 1
+
+
+def test_without_one_sound_round_there_is_no_ratio(tmp_path: Path) -> None:
+    failed = [replace(result(0.0, 10), p50_seconds=math.nan, p95_seconds=math.nan)] * 3
+    rounds = {"finlora": ROUNDS["finlora"], "peft": failed}
+    assert ratios(rounds) == {}
+    row = "| peft | 0.0 (0.0 to 0.0) | none | none | 10.0 | 25% | 30 |  |"
+    assert table(rounds, Metric.LATENCY).splitlines()[-1] == row
+    picture([Outcome("k", "t", "", [], {}, 30, rounds, Metric.LATENCY)], tmp_path / "picture.png")
 
 
 def test_latencies_are_compared_as_latencies() -> None:
