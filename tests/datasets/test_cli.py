@@ -105,6 +105,17 @@ def test_sentiment_has_the_official_labels_and_no_test_text_in_training(
     assert [source["licence"] for source in json.loads(origin.read_text())][2] == "MIT"
 
 
+def test_a_phrasebank_line_ends_where_its_file_says(tmp_path: Path) -> None:
+    lines = b"Sales rose \x85 again@positive\r\nCosts\x0c fell@negative\r\n"
+    (tmp_path / "Sentences_50Agree.txt").write_bytes(lines)
+    with zipfile.ZipFile(tmp_path / "v1.zip", "w") as archive:
+        archive.writestr("Sentences_50Agree.txt", lines)
+    from_text = [row for _, row in READERS["fpb"](tmp_path)]
+    assert [row.target for row in from_text] == ["positive", "negative"]
+    (tmp_path / "Sentences_50Agree.txt").unlink()
+    assert [row for _, row in READERS["fpb"](tmp_path)] == from_text
+
+
 def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     write_sentiment(tmp_path / "sources")
     files = []

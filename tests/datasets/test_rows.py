@@ -20,6 +20,12 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     assert len(read_rows([file])) == len(make_rows())
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(rows_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "windows.jsonl"
+    file.write_text(rows_file.read_text("utf-8"), "utf-8-sig")
+    assert read_rows([file]) == make_rows()
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

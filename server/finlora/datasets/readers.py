@@ -35,8 +35,9 @@ NUM_TRAIN_QUESTIONS = 16  # of the 20 of every formula
 def read_fpb(folder: Path) -> Rows:
     """Lines `sentence@label` in Latin-1."""
     template = sentiment_template("news", LABELS)
-    for number, line in enumerate(_fpb_text(folder).splitlines(), start=1):
-        text, at, label = line.rpartition("@")
+    # Not splitlines(): in Latin-1 it also breaks at byte 0x85, an ellipsis of Windows.
+    for number, line in enumerate(_fpb_text(folder).rstrip("\r\n").split("\n"), start=1):
+        text, at, label = line.rstrip("\r").rpartition("@")
         if not at or label not in LABELS:
             raise ConfigError(f"Sentences_50Agree.txt:{number}: not `sentence@label`")
         yield _by_hash(Row(template.render(text), label), FPB_TEST_SHARE)

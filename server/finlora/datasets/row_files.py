@@ -75,7 +75,7 @@ def read_records(file: Path) -> Iterator[_Record]:
 
 
 def _read_json_lines(file: Path) -> Iterator[_Record]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"{file}:{number}"
