@@ -84,6 +84,17 @@ def test_another_start_has_goals_of_its_own() -> None:
     assert [goal.verdict for goal in found if "NF4 + QLoRA minus" in goal.what] == ["not reached"]
 
 
+def test_only_seeds_of_both_arms_count() -> None:
+    old = [trial("lora-16", 0, {"a": WELL})]
+    new = [trial("qlora-nf4", seed, {"a": WELL}) for seed in range(3)]
+    (goal, *_) = goals(by_arm([*old, *new]), ["a"], None, None)
+    assert (goal.verdict, goal.found) == ("open", "+0.0 (+0.0 to +0.0) points, 1 seed")
+    (goal, *_) = goals(by_arm([*old * 3, *new[:1] * 3]), ["a"], None, None)
+    assert "1 seed" in goal.found
+    apart = by_arm([*old, *new[1:], trial("lora-16-on-nf4", 2, {"a": HURT})])
+    assert {goal.found for goal in goals(apart, ["a"], None, None)} == {"not measured"}
+
+
 def test_goals_that_nobody_can_tell() -> None:
     nothing = goals({}, ["a"], None, None)
     assert {goal.verdict for goal in nothing} == {"open"}

@@ -64,6 +64,11 @@ def difference(
     return mean_of([hits(news, name) - hits(olds, name) for name in sets], seed=seed)
 
 
+def common_seeds(new: Sequence[Measured], old: Sequence[Measured]) -> set[int | None]:
+    """Seeds that both arms were measured with."""
+    return {trial.trial.seed for trial in new} & {trial.trial.seed for trial in old}
+
+
 def mean_of(blocks: Sequence[Array], *, seed: int = 0) -> Estimate:
     """Mean over the rows of all blocks [seeds, rows], every row weighing the same.
 

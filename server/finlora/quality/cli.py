@@ -65,7 +65,7 @@ def parser() -> Parser:
         help=f"rows to judge by: files, or {', '.join(TASKS)}")  # fmt: skip
     add("--data-dir", type=Path, metavar="DIR", help="FinLoRA's test files, for tasks")
     add("--arms", type=_words, metavar="A,B,...", help=", ".join(arm.name for arm in ARMS))
-    add("--seeds", type=_numbers, metavar="N,N,...", help="default: 0,1,2")
+    add("--seeds", type=_seeds, metavar="N,N,...", help="default: 0,1,2")
     add("--max-train-rows", type=int, metavar="N", help="rows of the training data, by a hash")
     add("--max-test-rows", type=int, metavar="N", help="rows of each test set, by a hash")
     add("--num-epochs", type=int, metavar="N", help="times the training rows are gone through")
@@ -95,8 +95,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds = tuple(int(part) for part in text.split(","))
+    if min(seeds) < 0 or len({*seeds}) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds are different numbers, 0 or more")
+    return seeds
 
 
 class _Reporter:

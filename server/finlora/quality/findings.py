@@ -12,7 +12,7 @@ from finlora import __version__
 from finlora.bases.embedded import EMBEDDED
 from finlora.config import Quantization
 from finlora.evaluation.tables import Table, percent
-from finlora.quality.analysis import ArmResult, arm_result, by_arm, difference
+from finlora.quality.analysis import ArmResult, arm_result, by_arm, common_seeds, difference
 from finlora.quality.arms import LORA_16, QLORA_NF4
 from finlora.quality.experiment import MEMORY, Experiment, Measured
 from finlora.quality.goals import Goal, goals
@@ -105,11 +105,11 @@ class QualityFindings:
 
     def _difference_table(self) -> Table:
         """Every arm minus the 16-bit base with LoRA."""
-        reference = self.arms.get(LORA_16)
+        reference = self.arms.get(LORA_16, [])
         rows = []
-        for result in self.results if reference else ():
+        for result in self.results:
             own = self.arms[result.arm.name]
-            if result.arm.name == LORA_16 or result.seeds == (None,) or not reference:
+            if result.arm.name == LORA_16 or not common_seeds(own, reference):
                 continue
             pooled = difference(own, reference, self.sets)
             each = (difference(own, reference, [name]) for name in self.sets)

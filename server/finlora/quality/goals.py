@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finlora.evaluation.tables import percent
-from finlora.quality.analysis import difference
+from finlora.quality.analysis import common_seeds, difference
 from finlora.quality.arms import LORA_16, LORA_16_ON_NF4, QLORA_NF4, QLORA_QERA
 from finlora.quality.experiment import Measured
 
 LOWER_BOUND = -0.015
 AIM = -0.005
+MIN_SEEDS = 3  # that both arms were measured with
 WON_BACK = 0.9
 AGREEMENT = 0.995
 BYTES_SHARE = 0.3
@@ -55,14 +56,14 @@ def _non_inferior(
 ) -> Goal:
     what = (
         f"{title} minus 16 bits + LoRA, accuracy, pooled: lower 95 % bound above "
-        f"{100 * LOWER_BOUND:.1f} points (aim: {100 * AIM:.1f}), 3 seeds or more"
+        f"{100 * LOWER_BOUND:.1f} points (aim: {100 * AIM:.1f}), {MIN_SEEDS} seeds or more"
     )
-    if not {LORA_16, name} <= arms.keys():
+    num_seeds = len(_common(arms, name, LORA_16))
+    if not num_seeds:
         return Goal(what, NOT_MEASURED, None)
-    num_seeds = len(arms[name])
     found = difference(arms[name], arms[LORA_16], sets)
     shown = f"{percent(found, sign=True)} points, {num_seeds} seed{'s'[: num_seeds > 1]}"
-    return Goal(what, shown, found.low > LOWER_BOUND if num_seeds >= 3 else None)
+    return Goal(what, shown, found.low > LOWER_BOUND if num_seeds >= MIN_SEEDS else None)
 
 
 def _won_back(
@@ -72,7 +73,7 @@ def _won_back(
         f"Of what a 16-bit adapter loses on the NF4 base, {title} wins back "
         f"{100 * WON_BACK:.0f} % or more"
     )
-    if not {LORA_16, LORA_16_ON_NF4, name} <= arms.keys():
+    if not all(_common(arms, one, LORA_16_ON_NF4) for one in (LORA_16, name)):
         return Goal(what, NOT_MEASURED, None)
     lost = difference(arms[LORA_16], arms[LORA_16_ON_NF4], sets)
     gained = difference(arms[name], arms[LORA_16_ON_NF4], sets)
@@ -81,6 +82,10 @@ def _won_back(
         return Goal(what, f"{shown}: no loss that could be told from chance", None)
     share = gained.value / lost.value
     return Goal(what, f"{shown}: {100 * share:.0f} %", share >= WON_BACK)
+
+
+def _common(arms: Mapping[str, Sequence[Measured]], first: str, second: str) -> set[int | None]:
+    return common_seeds(arms.get(first, ()), arms.get(second, ()))
 
 
 def _agreement(found: Mapping[str, int] | None) -> Goal:
