@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finlora.threads import container_quota, one_thread, set_threads, usable_cores
+from finlora.threads import one_thread, quota, set_threads, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +21,29 @@ def restore_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("content", "cores"),
-    [("max 100000", math.inf), ("150000 100000", 1.5), ("", math.inf), ("x y", math.inf)],
+    [
+        ("max 100000", math.inf),
+        ("150000 100000", 1.5),
+        ("", math.inf),
+        ("x y", math.inf),
+        ("1 0", math.inf),
+    ],
 )
-def test_container_quota(tmp_path: Path, content: str, cores: float) -> None:
+def test_quota(tmp_path: Path, content: str, cores: float) -> None:
     (tmp_path / "cpu.max").write_text(content)
-    assert container_quota(tmp_path / "cpu.max") == cores
+    assert quota([tmp_path]) == cores
 
 
-def test_no_container() -> None:
-    assert container_quota(Path("/no/such/file")) == math.inf
+def test_the_smallest_quota_of_all_groups_holds(tmp_path: Path) -> None:
+    slice_, unit = tmp_path / "slice", tmp_path / "slice" / "unit"
+    unit.mkdir(parents=True)
+    (unit / "cpu.max").write_text("max 100000")
+    (slice_ / "cpu.max").write_text("50000 100000")
+    assert quota([unit, slice_, tmp_path]) == 0.5
+
+
+def test_no_groups() -> None:
+    assert quota([Path("/no/such/folder")]) == quota([]) == math.inf
 
 
 def test_affinity_is_respected() -> None:

@@ -3,14 +3,14 @@
 import ctypes
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+from finlora.cgroup import groups
 
 
 def set_threads(num_threads: int) -> int:
@@ -46,20 +46,24 @@ def wanted_threads(num_threads: int) -> int | None:
 
 
 def usable_cores() -> int:
-    """Physical cores, at most those of this process's affinity mask and of its container's quota.
+    """Physical cores, at most those of this process's affinity mask and of its quota.
 
     More threads than cores make every barrier of a parallel loop wait for the scheduler.
     """
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
-    return max(1, int(min(cores, container_quota(CGROUP_QUOTA))))
+    return max(1, int(min(cores, quota(groups()))))
 
 
-def container_quota(file: Path) -> float:
-    """Cores that the container's scheduler grants; infinite when it sets no limit."""
+def quota(folders: Iterable[Path]) -> float:
+    """Cores that control groups grant, a container's or a systemd unit's; infinite: no limit."""
+    return min((_quota(folder / "cpu.max") for folder in folders), default=math.inf)
+
+
+def _quota(file: Path) -> float:
     try:
-        quota, period = file.read_text("ascii").split()
-        return math.inf if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+        granted, period = file.read_text("ascii").split()
+        return math.inf if granted == "max" else int(granted) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return math.inf

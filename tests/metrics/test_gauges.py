@@ -20,3 +20,13 @@ def test_a_container_may_use_less(
 
 def test_without_control_groups_it_is_the_machine(tmp_path: Path) -> None:
     assert memory_limit_bytes(tmp_path) == psutil.virtual_memory().total
+
+
+def test_the_smallest_limit_of_all_groups_holds(tmp_path: Path) -> None:
+    unit = tmp_path / "system.slice" / "finlora.service"
+    unit.mkdir(parents=True)
+    (tmp_path / "membership").write_text("0::/system.slice/finlora.service\n")
+    (unit / "memory.max").write_text("2000000\n")
+    assert memory_limit_bytes(tmp_path, tmp_path / "membership") == 2_000_000
+    (unit.parent / "memory.max").write_text("1000000\n")
+    assert memory_limit_bytes(tmp_path, tmp_path / "membership") == 1_000_000

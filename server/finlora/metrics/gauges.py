@@ -8,10 +8,12 @@ import psutil
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from finlora import cgroup
 from finlora.metrics.adapter_series import AdapterSeries
 
-CGROUP_FOLDER = Path("/sys/fs/cgroup")
-CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
+CGROUP_FOLDER = cgroup.ROOT
+LIMIT_FILE = "memory.max"
+LIMIT_FILE_OF_VERSION_1 = "memory/memory.limit_in_bytes"
 
 
 class EngineGauges(Protocol):
@@ -99,12 +101,13 @@ class GaugeCollector(Collector):
         return family
 
 
-def memory_limit_bytes(root: Path = CGROUP_FOLDER) -> int:
-    """What the process may use: the container's limit, else the machine's memory."""
+def memory_limit_bytes(root: Path = CGROUP_FOLDER, membership: Path = cgroup.MEMBERSHIP) -> int:
+    """What the process may use: its container's or its unit's limit, else the machine's memory."""
+    files = [group / LIMIT_FILE for group in cgroup.groups(root, membership)]
     limits = [psutil.virtual_memory().total]
-    for name in CGROUP_LIMITS:
+    for file in (*files, root / LIMIT_FILE_OF_VERSION_1):
         try:
-            limits.append(int((root / name).read_text("ascii")))
+            limits.append(int(file.read_text("ascii")))
         except (OSError, ValueError):  # no such file, or the word "max"
             continue
     return min(limits)
