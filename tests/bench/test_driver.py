@@ -1,5 +1,8 @@
+import pytest
+
 from finlora.bench.subject import Subject
 from finlora.engine.request import RequestOutput
+from finlora.errors import ConfigError
 
 
 def test_random_batches_take_the_adapters_in_turn(made: Subject) -> None:
@@ -48,4 +51,20 @@ def test_decode_steps_make_one_token_for_every_sequence(made: Subject) -> None:
     assert min(times.seconds) > 0
     # Eight of prompt, the token of the prefill step, two to warm up.
     assert times.contexts == [11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
+    made.engine.check_idle()
+
+
+def test_steps_beyond_the_longest_context_are_refused(made: Subject) -> None:
+    room = made.engine.max_model_len - 8 - 1
+    assert len(made.driver.decode_steps(1, 8, (None,), warm_up=2, num_steps=room - 2).seconds) > 400
+    with pytest.raises(ConfigError, match=r"9 tokens of context and 504 .* 512"):
+        made.driver.decode_steps(1, 8, (None,), warm_up=2, num_steps=room - 1)
+    made.engine.check_idle()
+
+
+def test_sequences_that_went_on_during_prefill_count(made: Subject) -> None:
+    """More prompts than one step takes: the first have made a token more than the last."""
+    limit = made.engine.max_model_len
+    with pytest.raises(ConfigError, match=r"5\d\d tokens of context"):
+        made.driver.decode_steps(8, limit - 12, (None,), warm_up=1, num_steps=10)
     made.engine.check_idle()

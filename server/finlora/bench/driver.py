@@ -12,6 +12,7 @@ from finlora.adapters.adapter import Adapter
 from finlora.engine.llm_engine import LLMEngine
 from finlora.engine.request import Request, RequestOutput
 from finlora.engine.sampling_params import SamplingParams
+from finlora.errors import ConfigError
 
 Mix = Sequence[Adapter | None]  # requests take these in turn
 
@@ -78,23 +79,25 @@ class Driver:
     def decode_steps(
         self, size: int, num_tokens: int, mix: Mix, *, warm_up: int, num_steps: int
     ) -> DecodeTimes:
-        """Time steps in which each of `size` sequences makes one token, prefill being over."""
+        """Time steps in which each of `size` sequences makes one token, prefill being over.
+
+        Raises ConfigError where a sequence would end before the last step.
+        """
+        self._check_room(num_tokens + 1, warm_up + num_steps)
         room = self.engine.max_model_len - num_tokens
         works = self.random_batch(size, num_tokens, room, mix)
         requests = [self._add(work, salted=True) for work in works]
-        while not all(request.output_token_ids for request in requests):
-            self._step()
-        for _ in range(warm_up):
-            self._step()
-        times = DecodeTimes()
-        for _ in range(num_steps):
-            times.contexts.append(sum(request.num_tokens for request in requests) / size)
-            begin = time.perf_counter()
-            self.engine.step()
-            times.seconds.append(time.perf_counter() - begin)
-        for request in requests:
-            self.engine.abort_request(request.request_id)
-        return times
+        try:
+            while not all(request.output_token_ids for request in requests):
+                self._step()
+            # The first ones went on while the last ones' prompts were computed.
+            self._check_room(max(r.num_tokens for r in requests), warm_up + num_steps)
+            for _ in range(warm_up):
+                self._step()
+            return self._timed_steps(requests, num_steps)
+        finally:
+            for request in requests:
+                self.engine.abort_request(request.request_id)
 
     def closed_loop(self, works: Iterable[Work], num_clients: int) -> LoopTally:
         """Keep `num_clients` requests in flight until all are done; the prefix cache may help."""
@@ -118,6 +121,24 @@ class Driver:
         """Sleep until the loader has brought an adapter (or failed to)."""
         self._loaded.wait()
         self._loaded.clear()
+
+    def _check_room(self, context: int, num_steps: int) -> None:
+        limit = self.engine.max_model_len
+        if context + num_steps > limit:
+            raise ConfigError(
+                f"{context} tokens of context and {num_steps} decode steps do not fit a "
+                f"max_model_len of {limit}: shorten --context or --num-steps, or raise "
+                "--max-model-len"
+            )
+
+    def _timed_steps(self, requests: Sequence[Request], num_steps: int) -> DecodeTimes:
+        times = DecodeTimes()
+        for _ in range(num_steps):
+            times.contexts.append(sum(r.num_tokens for r in requests) / len(requests))
+            begin = time.perf_counter()
+            self.engine.step()
+            times.seconds.append(time.perf_counter() - begin)
+        return times
 
     def _add(self, work: Work, *, salted: bool = False) -> Request:
         number = next(self._ids)
