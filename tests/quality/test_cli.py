@@ -63,6 +63,12 @@ def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     assert not (folder / "work" / "held_out").exists()
 
 
+@pytest.mark.parametrize("option", ["--max-train-rows", "--max-test-rows", "--num-epochs"])
+def test_nothing_is_no_size(folder: Path, option: str) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments(folder, "--report-only", option, "0"))
+
+
 @pytest.mark.parametrize("seeds", ["0,0,0", "-1", "a"])
 def test_seeds_are_different_numbers(folder: Path, seeds: str) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):

@@ -42,7 +42,7 @@ def parser() -> Parser:
     add("--url", help="ask this server instead of loading the base (key: FINLORA_API_KEY)")
     add("--output", type=Path, metavar="DIR", help="write report.html, .md, .png, JSON there")
     add("--json", action="store_true", help="print JSON instead of tables")
-    add("--max-rows", type=_count, metavar="N", help="of each test set, chosen by a hash")
+    add("--max-rows", type=count, metavar="N", help="of each test set, chosen by a hash")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _add_columns(made.add_argument_group("files"))
     engine = made.add_argument_group("engine, when no --url is given")
@@ -78,7 +78,8 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of things on the command line, one at least."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finlora.config import cache_folder
 from finlora.errors import ConfigError
+from finlora.evaluation.arguments import count
 from finlora.evaluation.test_sets import TASKS
 from finlora.quality.arms import ARMS
 from finlora.quality.plan import DEFAULT, FULL, QUICK, Plan
@@ -66,9 +67,9 @@ def parser() -> Parser:
     add("--data-dir", type=Path, metavar="DIR", help="FinLoRA's test files, for tasks")
     add("--arms", type=_words, metavar="A,B,...", help=", ".join(arm.name for arm in ARMS))
     add("--seeds", type=_seeds, metavar="N,N,...", help="default: 0,1,2")
-    add("--max-train-rows", type=int, metavar="N", help="rows of the training data, by a hash")
-    add("--max-test-rows", type=int, metavar="N", help="rows of each test set, by a hash")
-    add("--num-epochs", type=int, metavar="N", help="times the training rows are gone through")
+    add("--max-train-rows", type=count, metavar="N", help="rows of the training data, by a hash")
+    add("--max-test-rows", type=count, metavar="N", help="rows of each test set, by a hash")
+    add("--num-epochs", type=count, metavar="N", help="times the training rows are gone through")
     add("--device", help="cpu, cuda or auto")
     add("--work", type=Path, default=cache_folder() / "quality", metavar="DIR",
         help="adapters and results (default: in the cache folder)")  # fmt: skip
