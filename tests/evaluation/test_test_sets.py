@@ -59,6 +59,18 @@ def test_any_file_with_labels(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_here_comes_before_one_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_rows(tmp_path / "there" / "own.jsonl")
+    assert len(load_test_set("own.jsonl", tmp_path / "there").rows) == 36
+    write_rows(tmp_path / "here" / "own.jsonl", make_rows()[:12])
+    assert len(load_test_set("own.jsonl", tmp_path / "there").rows) == 12
+
+
 def test_a_table_with_columns(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("headline,mood\nProfit rose,1\nProfit fell,0\n")

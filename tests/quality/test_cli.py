@@ -78,5 +78,18 @@ def test_seeds_are_different_numbers(folder: Path, seeds: str) -> None:
 def test_wrong_names_are_told(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no arm 'x'"):
         main(arguments(folder, "--arms", "x"))
-    with pytest.raises(ConfigError, match="no test file"):
-        main(["--data", "a.jsonl", "--test", "nothing.jsonl"])
+    with pytest.raises(ConfigError, match=r"no data file .*nothing\.jsonl"):
+        main(arguments(folder, "--test", "nothing.jsonl", "--data-dir", str(folder)))
+
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_a_test_file_is_here_or_in_the_data_folder(
+    folder: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+    write_rows(folder / place / "judge.jsonl", make_rows()[24:])
+    monkeypatch.chdir(folder / "here")
+    given = ["--test", "judge.jsonl", "--data-dir", str(folder / "there")]
+    assert main(arguments(folder, "--report-only", *given)) == 0
+    assert "judge (12 rows)" in capsys.readouterr().out

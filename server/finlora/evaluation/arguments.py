@@ -31,7 +31,12 @@ def parser() -> Parser:
         metavar="FILE_OR_TASK",
         help="fpb, fiqa, tfns, nwgi, or JSON lines, CSV or Parquet with labels",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="FinLoRA's test files; else from the source")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="FinLoRA's test files, else from the source; and other files that are not here",
+    )
     add(
         "--mode",
         type=Mode,

@@ -78,17 +78,23 @@ def load_test_set(
 ) -> TestSet:
     """A task by name, or a file. Raises ConfigError.
 
-    A task is read from FinLoRA's file in `folder`, else from its public source. A file holds lines
-    of `context` and `target`, or a table whose `columns` are named; its labels are those that
-    occur, unless given.
+    A task is read from FinLoRA's file in `folder`, else from its public source; for others see
+    `files_of`. A file holds lines of `context` and `target` or of `messages`, or a table whose
+    `columns` are named; its labels are those that occur, unless given.
     """
     if name in TASKS and not Path(name).is_file():
         return _load_task(TASKS[name], folder, warn)
-    rows = read_rows(dataset_files([name], folder or Path()), columns)
+    rows = read_rows(files_of(name, folder), columns)
     known = find_labels(rows, labels)
     if not known:
         raise ConfigError(f"{name}: the answers are no choice of a few labels; name them: --labels")
     return TestSet(Path(name).stem, tuple(rows), tuple(known))
+
+
+def files_of(name: str, folder: Path | None) -> list[Path]:
+    """The file of this name here, else in `folder`; else a hub data set's. Raises ConfigError."""
+    is_here = Path(name).expanduser().is_file()
+    return dataset_files([name], Path() if is_here or folder is None else folder)
 
 
 def refuse_equal_names(test_sets: Sequence[TestSet]) -> None:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from finlora.config import cache_folder
-from finlora.errors import ConfigError
 from finlora.evaluation.arguments import count
-from finlora.evaluation.test_sets import TASKS
+from finlora.evaluation.test_sets import TASKS, files_of
 from finlora.quality.arms import ARMS
 from finlora.quality.plan import DEFAULT, FULL, QUICK, Plan
 from finlora.usage import Parser
@@ -64,7 +63,12 @@ def parser() -> Parser:
     add("--data", nargs="+", required=True, metavar="FILE", help="rows to train on")
     add("--test", nargs="+", required=True, metavar="FILE_OR_TASK",
         help=f"rows to judge by: files, or {', '.join(TASKS)}")  # fmt: skip
-    add("--data-dir", type=Path, metavar="DIR", help="FinLoRA's test files, for tasks")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="FinLoRA's test files, and others that are not here",
+    )
     add("--arms", type=_words, metavar="A,B,...", help=", ".join(arm.name for arm in ARMS))
     add("--seeds", type=_seeds, metavar="N,N,...", help="default: 0,1,2")
     add("--max-train-rows", type=count, metavar="N", help="rows of the training data, by a hash")
@@ -82,8 +86,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     size = QUICK if args.quick else FULL if args.full else DEFAULT
     given = {name: getattr(args, name) for name in OPTIONS}
     for name in args.test:
-        if name not in TASKS and not Path(name).is_file():
-            raise ConfigError(f"there is no test file {name}, and no task of that name")
+        if name not in TASKS:
+            files_of(name, args.data_dir)  # refuses what is not there, before torch is imported
     return replace(
         size,
         train=tuple(args.data),
