@@ -184,6 +184,27 @@ def test_bad_input_is_refused_and_nothing_is_registered(
     assert files_below(registry) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--set", 'label_names=["negative","neutral","positive","neutral"]'], "different texts"),
+        (["--set", 'prompt_template="{input} or {input}"'], "exactly once"),
+        (["--output", "configs.json"], "--output .*configs.json cannot be written: File exists"),
+    ],
+)
+def test_what_could_not_be_kept_is_refused_before_anything_is_learned(
+    config_file: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("finlora.training.run.open_workshop", pytest.fail)
+    with pytest.raises(ConfigError, match=reason):
+        main(["verbs", "--config", str(config_file), "--registry", "registry", *arguments])
+
+
 def test_without_a_name_it_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([])

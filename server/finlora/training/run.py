@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finlora.adapters.adapter import Manifest
+from pydantic import ValidationError
+
+from finlora.adapters.adapter import Manifest, first_problem
 from finlora.adapters.registry import AdapterRegistry
 from finlora.errors import BaseModelError, ConfigError, FinLoRAError
 from finlora.threads import set_threads
@@ -114,6 +116,23 @@ def _check_order(order: Order, dataset: Dataset) -> None:
         raise ConfigError("--min-accuracy needs labels; the answers here are free text")
     if order.config.eval_metric != "loss" and not dataset.labels:
         raise ConfigError("eval_metric=loss is the only one for free answers")
+    _check_manifest(order.config, dataset)
+    if order.output is not None:
+        _make_folder(order.output)
+
+
+def _check_manifest(config: TrainingConfig, dataset: Dataset) -> None:
+    try:
+        Manifest(labels=dataset.labels or None, prompt_template=config.prompt_template)
+    except ValidationError as error:
+        raise ConfigError(f"such an adapter is not served: {first_problem(error)}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
 
 
 def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _Learned:
