@@ -85,6 +85,26 @@ def test_a_version_is_scored_with_its_own_template(
     assert json.loads(capsys.readouterr().out)["results"][0]["model"] == made.reference
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["own.jsonl", "--template", "{input}"], "--template is for tables"),
+        (["own.jsonl", "--label-values", "0=a"], "--label-values is for tables"),
+        (["fpb", "--labels", "a,b"], "--labels is for files: fpb has labels of its own"),
+        (
+            ["tfns", "fpb", "--text-column", "x", "--label-column", "y"],
+            "--text-column is for files",
+        ),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=reason):
+        main(arguments(folder, "--data", *given))
+
+
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="two test sets are called 'own'"):
         main(arguments(folder, "--data", *[str(folder / "own.jsonl")] * 2))

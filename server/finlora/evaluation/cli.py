@@ -21,8 +21,11 @@ from finlora.evaluation.findings import Findings, find
 from finlora.evaluation.report import write_report
 from finlora.evaluation.runner import Advance, evaluate
 from finlora.evaluation.tables import Table, comparison_table, scores_table, speed_table
-from finlora.evaluation.test_sets import TestSet, load_test_set, refuse_equal_names
+from finlora.evaluation.test_sets import TestSet, is_task, load_test_set, refuse_equal_names
 from finlora.prompts import PromptTemplate
+
+TABLE_OPTIONS = ("template", "label_values")
+FILE_OPTIONS = ("labels", "text_column", "label_column", *TABLE_OPTIONS)
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +52,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _test_sets(args: argparse.Namespace, registry: AdapterRegistry) -> list[TestSet]:
+    _refuse_unused(args)
     columns = _columns(args, registry)
     found = [
         load_test_set(name, args.data_dir, labels=args.labels, columns=columns, warn=_say)
@@ -56,6 +60,23 @@ def _test_sets(args: argparse.Namespace, registry: AdapterRegistry) -> list[Test
     ]
     refuse_equal_names(found)
     return [s if args.max_rows is None else s.sample(args.max_rows) for s in found]
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Options of files that would change nothing. Raises ConfigError."""
+    given = [name for name in FILE_OPTIONS if getattr(args, name)]
+    if given and all(map(is_task, args.data)):
+        raise ConfigError(f"{_flag(given[0])} is for files: {args.data[0]} has labels of its own")
+    of_tables = [name for name in given if name in TABLE_OPTIONS]
+    if of_tables and not {"text_column", "label_column"} & {*given}:
+        raise ConfigError(
+            f"{_flag(of_tables[0])} is for tables: name their columns with --text-column and "
+            "--label-column"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _columns(args: argparse.Namespace, registry: AdapterRegistry) -> Columns | None:

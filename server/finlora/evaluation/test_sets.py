@@ -82,13 +82,18 @@ def load_test_set(
     `files_of`. A file holds lines of `context` and `target` or of `messages`, or a table whose
     `columns` are named; its labels are those that occur, unless given.
     """
-    if name in TASKS and not Path(name).is_file():
+    if is_task(name):
         return _load_task(TASKS[name], folder, warn)
     rows = read_rows(files_of(name, folder), columns)
     known = find_labels(rows, labels)
     if not known:
         raise ConfigError(f"{name}: the answers are no choice of a few labels; name them: --labels")
     return TestSet(Path(name).stem, tuple(rows), tuple(known))
+
+
+def is_task(name: str) -> bool:
+    """Whether a task of this name is meant, and no file."""
+    return name in TASKS and not Path(name).is_file()
 
 
 def files_of(name: str, folder: Path | None) -> list[Path]:

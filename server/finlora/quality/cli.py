@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finlora.config import cache_folder
 from finlora.evaluation.arguments import count
-from finlora.evaluation.test_sets import TASKS, files_of
+from finlora.evaluation.test_sets import TASKS, files_of, is_task
 from finlora.quality.arms import ARMS
 from finlora.quality.plan import DEFAULT, FULL, QUICK, Plan
 from finlora.usage import Parser
@@ -86,7 +86,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     size = QUICK if args.quick else FULL if args.full else DEFAULT
     given = {name: getattr(args, name) for name in OPTIONS}
     for name in args.test:
-        if name not in TASKS:
+        if not is_task(name):
             files_of(name, args.data_dir)  # refuses what is not there, before torch is imported
     return replace(
         size,
