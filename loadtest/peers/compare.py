@@ -43,11 +43,14 @@ class Comparer:
     say: Callable[[str], None]
 
     def outcome(self, scenario: Scenario) -> Outcome:
-        """Measure all rounds. Raises ServerFailedError."""
-        runs = list(self._rounds(scenario))
-        rounds: dict[str, list[Result]] = {side.label: [] for side in scenario.sides}
-        for run in runs:
-            rounds[run.side].append(run.result)
+        """Measure all rounds, without the sides whose servers fail.
+
+        Raises ServerFailedError where the first side fails, or no other is left.
+        """
+        failures: dict[str, str] = {}
+        runs = list(self._rounds(scenario, failures))
+        standing = [side.label for side in scenario.sides if side.server not in failures]
+        rounds = {label: [run.result for run in runs if run.side == label] for label in standing}
         found = ratios(rounds, scenario.metric)
         first = scenario.sides[0].label
         what = "latency" if scenario.metric is Metric.LATENCY else "speed"
@@ -67,25 +70,29 @@ class Comparer:
             record={
                 "scenario": asdict(scenario),
                 "runs": [asdict(run) for run in runs],
+                "failures": failures,
                 "ratios": {name: asdict(ratio) for name, ratio in found.items()},
             },
             errors=sum(run.result.errors for run in runs),
             rounds=rounds,
             metric=scenario.metric,
+            failures=failures,
         )
 
-    def _rounds(self, scenario: Scenario) -> Iterator[Run]:
+    def _rounds(self, scenario: Scenario, failures: dict[str, str]) -> Iterator[Run]:
+        """Servers that fail are added to `failures` and not asked again."""
         for side in scenario.sides:
             # Of many adapters the load's usual ones are to be in RAM before the clock starts.
             whole = side.traffic is Traffic.MANY
             short = scenario if whole else replace(scenario, requests=scenario.clients)
-            self._measure(short, side, self._prompts(short, [side])[0], -1)  # to warm up
+            self._attempt(short, side, self._prompts(short, [side])[0], -1, failures)  # to warm up
         for number in range(scenario.rounds):
             turn = scenario.sides if number % 2 == 0 else scenario.sides[::-1]
             for side, prompts in zip(turn, self._prompts(scenario, turn), strict=True):
-                run = self._measure(scenario, side, prompts, number)
-                self.say(f"{scenario.key}, round {number + 1}: {_line(run)}")
-                yield run
+                run = self._attempt(scenario, side, prompts, number, failures)
+                if run is not None:
+                    self.say(f"{scenario.key}, round {number + 1}: {_line(run)}")
+                    yield run
 
     def _prompts(self, scenario: Scenario, sides: Sequence[Side]) -> list[list[str]]:
         """A block for each side: the same for different servers, another for the same server."""
@@ -97,6 +104,27 @@ class Comparer:
             chosen.append(blocks[used[side.server]])
             used[side.server] += 1
         return chosen
+
+    def _attempt(
+        self,
+        scenario: Scenario,
+        side: Side,
+        prompts: list[str],
+        number: int,
+        failures: dict[str, str],
+    ) -> Run | None:
+        """None: the side's server has failed, and the scenario can do without it."""
+        if side.server in failures:
+            return None
+        try:
+            return self._measure(scenario, side, prompts, number)
+        except ServerFailedError as error:
+            failures[side.server] = str(error)
+            first, *others = scenario.sides
+            if first.server in failures or all(other.server in failures for other in others):
+                raise
+            self.say(f"{scenario.key}: without {side.label}: {error}")
+            return None
 
     def _measure(self, scenario: Scenario, side: Side, prompts: list[str], number: int) -> Run:
         fleet, target = self.fleet, self.fleet.focus(side.server)

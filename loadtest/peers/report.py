@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Outcome:
     errors: int
     rounds: Rounds
     metric: Metric = Metric.THROUGHPUT
+    # How servers failed whose sides were dropped, by the servers' names.
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def values(results: Sequence[Result], metric: Metric) -> list[float]:

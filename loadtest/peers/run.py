@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -43,15 +43,17 @@ class Bench:
     material: Material
     comparer: Comparer
     registries: dict[str, Path]  # the large ones, by the server that has them
+    failed: dict[str, str] = field(default_factory=dict)  # why, by the scenario's key
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Every chosen scenario that can be measured here."""
+        """Every chosen scenario that can be measured here; those that fail are in `failed`."""
         scenarios = {scenario.key: scenario for scenario in SCENARIOS}
         for key in self.options.scenarios:
             try:
                 outcome = self._compared(scenarios[key]) if key in scenarios else self._special(key)
             except ServerFailedError as error:
-                _say(f"skipped {key}: {error}")
+                self.failed[key] = str(error)
+                _say(f"failed {key}: {error}")
                 continue
             if outcome is not None:
                 yield outcome
@@ -117,7 +119,10 @@ class Bench:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the tables, and keep tables, picture and every figure in the output folder."""
+    """Measure, print the tables, and keep tables, picture and every figure in the output folder.
+
+    Exit code 1 if a scenario, a server in one, or a request failed, or nothing was measured.
+    """
     options = _parser().parse_args(argv)
     options.output = options.output or Path("build/bench-peers") / time.strftime("%Y%m%d-%H%M%S")
     options.output.mkdir(parents=True, exist_ok=True)
@@ -134,13 +139,15 @@ def main(argv: list[str] | None = None) -> int:
     with Fleet(candidates, options.output, _say) as fleet:
         source = PromptSource(contexts)
         comparer = Comparer(fleet, source, models, options.adapters, options.slow_requests, _say)
-        outcomes = []
-        for outcome in Bench(options, material, comparer, registries).outcomes():
+        bench, outcomes = Bench(options, material, comparer, registries), []
+        for outcome in bench.outcomes():
             outcomes.append(outcome)
-            publish(outcomes, options.output)
+            publish(outcomes, bench.failed, options.output)
             _say("", outcome.title, "", outcome.text)
+    publish(outcomes, bench.failed, options.output)  # with what failed after the last of them
     _say(report.summary([each for outcome in outcomes for each in outcome.comparisons]))
-    return 1 if not outcomes or any(outcome.errors for outcome in outcomes) else 0
+    sound = not any(outcome.errors or outcome.failures for outcome in outcomes)
+    return 0 if outcomes and sound and not bench.failed else 1
 
 
 def prepare(model: str, count: int, output: Path) -> Material:
@@ -155,7 +162,7 @@ def prepare(model: str, count: int, output: Path) -> Material:
     return Material(model, base, adapters, registry, threads, computes_bf16)
 
 
-def publish(outcomes: list[Outcome], output: Path) -> None:
+def publish(outcomes: list[Outcome], failed: dict[str, str], output: Path) -> None:
     """Write results.json, table.md and requests.png anew after every scenario."""
     comparisons = [each for outcome in outcomes for each in outcome.comparisons]
     tables = (f"## {outcome.title}\n\n{outcome.text}" for outcome in outcomes)
@@ -166,6 +173,7 @@ def publish(outcomes: list[Outcome], output: Path) -> None:
     record = {
         "machine": machine_facts(),
         "scenarios": {outcome.key: outcome.record for outcome in outcomes},
+        "failed": failed,
         "summary": [asdict(each) for each in comparisons],
     }
     (output / "results.json").write_text(to_json(record, indent=1))

@@ -137,14 +137,47 @@ def test_another_scenario_begins_with_living_servers(comparer: Comparer) -> None
     assert comparer.fleet.get("finlora") is not target
 
 
-def test_a_server_that_ends_under_load_gives_no_figures(tmp_path: Path) -> None:
-    # Two to warm up and two clients' worth, then in the first round.
-    candidate = replace(recorder("finlora", tmp_path), environment={"END_AFTER_REQUESTS": "8"})
-    with Fleet({"finlora": candidate}, tmp_path, lambda _: None) as fleet:
-        models = {"finlora": MODELS}
-        made = Comparer(fleet, PromptSource(CONTEXTS), models, 2, 4, lambda _: None)
-        with pytest.raises(ServerFailedError, match="ended with code 3"):
-            made.outcome(scenario(Side("finlora")))
+def mortal(comparer: Comparer, name: str, requests: int) -> Side:
+    """A side whose server ends at that request of every life."""
+    candidates = dict(comparer.fleet.candidates)
+    candidates[name] = replace(candidates[name], environment={"END_AFTER_REQUESTS": str(requests)})
+    comparer.fleet.candidates = candidates
+    return Side(name)
+
+
+# While it warms up with two requests and two clients' worth, in the first round, in the second.
+@pytest.mark.parametrize("requests", [3, 8, 16])
+def test_a_peer_that_ends_leaves_the_comparison_of_the_others(
+    requests: int, comparer: Comparer, said: list[str]
+) -> None:
+    sides = Side("finlora"), mortal(comparer, "other", requests), Side("slow")
+    outcome = comparer.outcome(scenario(*sides))
+    assert list(outcome.rounds) == ["finlora, adapters mixed", "slow, adapters mixed"]
+    assert [len(results) for results in outcome.rounds.values()] == [2, 2]
+    assert [each.compared for each in outcome.comparisons] == [
+        "speed of finlora, adapters mixed / slow, adapters mixed"
+    ]
+    assert "ended with code 3" in outcome.failures["other"]
+    assert outcome.record["failures"] == outcome.failures
+    assert len([line for line in said if "a-key: without other, adapters mixed: " in line]) == 1
+
+
+def test_a_peer_that_does_not_start_leaves_the_comparison_of_the_others(
+    comparer: Comparer, said: list[str]
+) -> None:
+    broken = Candidate("broken", lambda _: [sys.executable, "-c", "1 / 0"], base_name="b")
+    comparer.fleet.candidates = {**comparer.fleet.candidates, "broken": broken}
+    outcome = comparer.outcome(scenario(Side("finlora"), Side("broken"), Side("other")))
+    assert list(outcome.rounds) == ["finlora, adapters mixed", "other, adapters mixed"]
+    assert "ZeroDivisionError" in outcome.failures["broken"]
+
+
+def test_a_comparison_needs_its_own_side_and_one_other(comparer: Comparer) -> None:
+    with pytest.raises(ServerFailedError, match="ended with code 3"):
+        comparer.outcome(scenario(Side("finlora"), mortal(comparer, "other", 8)))
+    own = mortal(comparer, "slow", 8)
+    with pytest.raises(ServerFailedError, match="ended with code 3"):
+        comparer.outcome(scenario(own, Side("finlora"), Side("other")))
 
 
 def test_a_server_that_ends_refuses_nothing(comparer: Comparer) -> None:

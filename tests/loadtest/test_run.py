@@ -1,11 +1,15 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loadtest.peers.candidates import Candidate, Material
 from loadtest.peers.run import main
 from loadtest.peers.scenarios import KEYS
+from tests.loadtest.test_compare import recorder
 from tests.tiny_models import build
 
 
@@ -54,6 +58,54 @@ def test_a_comparison_from_nothing_to_figures(
     assert results["machine"]["physical_cores"] >= 1
     assert (tmp_path / "results" / "requests.png").stat().st_size > 1000
     assert results["summary"][0]["compared"].startswith("speed of finlora, adapters mixed / peft")
+
+
+def tiny_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_at: dict[str, str]
+) -> Callable[[str], int]:
+    """A run over recording servers, some of which end at a request, instead of real ones."""
+
+    def candidates(*_: object) -> tuple[dict[str, Candidate], dict[str, Path]]:
+        names = "finlora", "peft", "llama.cpp", "finlora-no-adapters"
+        made = {name: recorder(name, tmp_path) for name in names}
+        for name, number in ends_at.items():
+            made[name] = replace(made[name], environment={"END_AFTER_REQUESTS": number})
+        return made, {}
+
+    material = Material("base", tmp_path, (Path("a0"), Path("a1")), tmp_path, 1, False)
+    monkeypatch.setattr("loadtest.peers.run.prepare", lambda *_: material)
+    monkeypatch.setattr("loadtest.peers.run._candidates", candidates)
+
+    def start(scenarios: str) -> int:
+        sizes = ["--clients", "2", "--requests", "6", "--rounds", "1", "--output", str(tmp_path)]
+        return main(["--scenarios", scenarios, *sizes])
+
+    return start
+
+
+def test_a_scenario_that_failed_fails_the_run_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny_bench(tmp_path, monkeypatch, {"finlora-no-adapters": "3"})
+    assert start("mixed-vs-base,unused-adapters") == 1
+    assert "failed unused-adapters: " in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert list(results["scenarios"]) == ["mixed-vs-base"]
+    assert "ended with code 3" in results["failed"]["unused-adapters"]
+    assert start("mixed-vs-base,choice") == 0  # what a server refuses is no failure
+
+
+def test_a_peer_that_failed_fails_the_run_but_not_the_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny_bench(tmp_path, monkeypatch, {"peft": "3"})
+    assert start("mixed-3") == 1
+    shown = capsys.readouterr().out
+    assert "mixed-3: without peft, adapters mixed: " in shown
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["failed"] == {}
+    (compared,) = results["summary"]
+    assert compared["compared"].endswith("/ llama.cpp, adapters mixed")
 
 
 @pytest.mark.slow
