@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -17,8 +19,9 @@ from finlora.adapters.validation import parse_weights
 from finlora.bases.spec import BaseSpec
 from finlora.config import Quantization
 from finlora.datasets.rows import Row
-from finlora.errors import ConfigError
+from finlora.errors import ConfigError, FinLoRAError
 from finlora.model import base_spec
+from finlora.training import run
 from finlora.training.cli import main
 from finlora.training.config_files import load_config
 from tests.training.configs import write_config
@@ -245,6 +248,7 @@ def test_the_program_tells_an_error_in_one_line(tmp_path: Path) -> None:
 def test_help_and_list_need_no_torch() -> None:
     program = """
 import sys
+from finlora.training import run
 from finlora.training.cli import main
 from finlora.training.config_files import load_config
 main(["--list"])
@@ -281,6 +285,57 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_never_stopped(
     steps = json.loads((adapter.folder / "metrics.json").read_text())["steps"]
     assert [step["number"] for step in steps] == list(range(1, len(steps) + 1))
     assert len(steps) == steps[0]["num_steps"]
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """What SIGTERM sets."""
+    event = threading.Event()
+    monkeypatch.setattr("finlora.training.cli._stop_signal", lambda: event)
+    return event
+
+
+@pytest.mark.parametrize("moment", ["build_manifest", "validate"])
+def test_a_run_stopped_behind_its_last_step_registers_nothing_and_goes_on(
+    moment: str,
+    config_file: Path,
+    tmp_path: Path,
+    stop: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(tmp_path / "registry")]
+    fixed += ["--checkpoints", str(tmp_path / "work"), "--set", "num_epochs=4"]
+    # It ends early, at no step that is due for a checkpoint.
+    fixed += ["--set", "eval_steps=1", "--set", "early_stopping=1", "--set", "learning_rate=1"]
+    whole: Any = getattr(run, moment)
+
+    def stopped_then(*given: Any, **named: Any) -> Any:
+        stop.set()
+        return whole(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, moment, stopped_then)
+        assert main(fixed) == 0
+    assert "--resume goes on" in capsys.readouterr().err
+    assert files_below(tmp_path / "registry") == []
+    stop.clear()
+    assert main([*fixed, "--resume"]) == 0
+    told = capsys.readouterr().err
+    assert "going on after step" in told
+    assert "\nstep " not in told
+    assert AdapterRegistry(tmp_path / "registry").names() == ["verbs"]
+
+
+def test_a_stopped_run_whose_state_cannot_be_kept_has_failed(
+    config_file: Path, tmp_path: Path, stop: threading.Event
+) -> None:
+    stop.set()
+    (tmp_path / "work").write_text("a file where the folder should be")
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(tmp_path / "registry")]
+    with pytest.raises(FinLoRAError, match=r"stopped after step 1 of .*could not be kept"):
+        main([*fixed, "--checkpoints", str(tmp_path / "work")])
+    assert files_below(tmp_path / "registry") == []
 
 
 def test_free_answers_are_judged_by_their_loss(config_file: Path, tmp_path: Path) -> None:

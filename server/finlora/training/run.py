@@ -53,6 +53,10 @@ class RunStoppedError(FinLoRAError):
     """The user stopped the run; it can go on."""
 
 
+class RunLostError(FinLoRAError):
+    """The user stopped the run, and its state could not be kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Learned:
     """What training left; the model it was trained on is gone by then."""
@@ -62,6 +66,7 @@ class _Learned:
     history: TrainingHistory
     before: InService
     valid: ValidationSet
+    is_kept: bool  # whether a checkpoint of the end is there
 
 
 def run(order: Order, progress: Progress) -> Result | None:
@@ -81,6 +86,7 @@ def run(order: Order, progress: Progress) -> Result | None:
         return None
     if order.output is not None:
         learned.files.save(order.output)  # before the scores, which take minutes
+    _check_stopped(order, learned, "before it was scored")
     progress.phase(f"scoring {len(learned.valid.whole)} validation rows on the serving engine")
     judgement = validate(
         learned.files,
@@ -92,11 +98,23 @@ def run(order: Order, progress: Progress) -> Result | None:
         threads=order.threads,
     )
     progress.scores(judgement.scores)
+    _check_stopped(order, learned, "before it was registered")
     verdict = decide(judgement, learned.before, order.rules)
     result = _result(order, dataset, learned, judgement, verdict)
     if order.output is not None:
         result.save(order.output)
     return result
+
+
+def _check_stopped(order: Order, learned: _Learned, moment: str) -> None:
+    if order.stopped():
+        raise _stopped(moment, is_kept=learned.is_kept)
+
+
+def _stopped(moment: str, *, is_kept: bool) -> FinLoRAError:
+    if is_kept:
+        return RunStoppedError(f"stopped {moment}; --resume goes on")
+    return RunLostError(f"stopped {moment}, and its state could not be kept")
 
 
 def open_workshop(order: Order, dataset: Dataset) -> Workshop:
@@ -144,7 +162,7 @@ def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _L
     progress.workshop(workshop)
     if note := optimizer_note(config, workshop.base.device):
         progress.phase(note)
-    history = _train(order, dataset, workshop, progress, team)
+    history, is_kept = _train(order, dataset, workshop, progress, team)
     progress.trained(history, config.eval_metric)
     spec = workshop.base.spec
     before = InService()
@@ -156,12 +174,14 @@ def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _L
         history=history,
         before=before,
         valid=_validation_set(dataset, workshop),
+        is_kept=is_kept,
     )
 
 
 def _train(
     order: Order, dataset: Dataset, workshop: Workshop, progress: Progress, team: Team
-) -> TrainingHistory:
+) -> tuple[TrainingHistory, bool]:
+    """What was done, and whether a checkpoint of the end is there."""
     config, model = order.config, workshop.base.model
     trainer = Trainer(
         model, workshop.layers, config, checkpointing=workshop.checkpointing, team=team
@@ -176,29 +196,33 @@ def _train(
     else:
         progress.phase("no checkpoint to resume from: starting anew")
 
+    def save() -> bool:
+        """Whether the first process, which alone writes, could."""
+        is_kept = not team.leads or _save(checkpoints, trainer, progress)
+        return not team.any(not is_kept)
+
     def on_step(step: Step) -> None:
         progress.step(step)
         stopped = team.any(order.stopped())
-        # Also after the last: judging takes minutes, in which the run may be killed.
-        is_due = step.number % config.checkpoint_steps == 0 or step.number == step.num_steps
-        if team.leads and (stopped or is_due):
-            _save(checkpoints, trainer, progress)
-        if stopped:
-            raise RunStoppedError(
-                f"stopped after step {step.number} of {step.num_steps}; --resume goes on"
-            )
+        if stopped or (step.number % config.checkpoint_steps == 0 and step.number < step.num_steps):
+            is_kept = save()
+            if stopped:
+                moment = f"after step {step.number} of {step.num_steps}"
+                raise _stopped(moment, is_kept=is_kept)
 
     rows = _rows_to_watch(dataset, workshop, config)
 
     def evaluate(step: int) -> Evaluation:
         return rows.evaluate(model, step)
 
-    return trainer.fit(
+    history = trainer.fit(
         lambda epoch: workshop.examples.of_epoch(epoch, config),
         on_step=on_step,
         evaluate=evaluate,
         on_evaluation=progress.evaluation,
     )
+    # Judging takes minutes, in which the run may be stopped or killed.
+    return history, save()
 
 
 def _rows_to_watch(dataset: Dataset, workshop: Workshop, config: TrainingConfig) -> ValidationRows:
@@ -218,12 +242,14 @@ def _validation_set(dataset: Dataset, workshop: Workshop) -> ValidationSet:
     )
 
 
-def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> None:
+def _save(checkpoints: Checkpoints, trainer: Trainer, progress: Progress) -> bool:
     """A full disk costs the checkpoint, not the run."""
     try:
         checkpoints.save(Checkpoint(trainer.history, trainer.tensors()))
     except OSError as error:
         progress.phase(f"no checkpoint could be written: {error}")
+        return False
+    return True
 
 
 def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop, team: Team) -> str:
