@@ -105,6 +105,25 @@ def test_options_that_would_change_nothing_are_refused(
         main(arguments(folder, "--data", *given))
 
 
+def test_an_output_that_is_a_file_is_told_before_the_base_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(folder / "own.jsonl")
+    with pytest.raises(FileExistsError):
+        main(arguments(folder, "--data", data, "--output", data))
+    assert "loading" not in capsys.readouterr().err
+
+
+def test_the_tables_are_shown_although_they_cannot_be_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.md").mkdir()
+    given = ["--data", str(folder / "own.jsonl"), "--max-rows", "3", "--output", str(tmp_path)]
+    with pytest.raises(IsADirectoryError):
+        main(arguments(folder, *given))
+    assert "accuracy" in capsys.readouterr().out
+
+
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="two test sets are called 'own'"):
         main(arguments(folder, "--data", *[str(folder / "own.jsonl")] * 2))

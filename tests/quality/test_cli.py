@@ -55,6 +55,12 @@ def test_a_report_of_nothing_says_so(folder: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count("not measured") == 4
 
 
+def test_an_output_that_is_a_file_is_told_before_anything_is_trained(folder: Path) -> None:
+    with pytest.raises(FileExistsError):
+        main(arguments(folder, "--output", str(folder / "test.jsonl")))
+    assert not (folder / "work").exists()
+
+
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     (folder / "other").mkdir()
     other = write_rows(folder / "other" / "test.jsonl", make_rows("in May"))

@@ -34,15 +34,17 @@ def main(argv: list[str]) -> int:
     settings = _settings(args)
     registry = open_registry(settings)
     test_sets = _test_sets(args, registry)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)  # before hours of scoring
     with _answerer(args, settings, registry) as answerer:
         findings = _run(args, answerer, test_sets)
-    if args.output is not None:
-        for file in write_report(findings, args.output):
-            _say(f"written: {file}")
     if args.json:
         sys.stdout.write(json.dumps(findings.as_dict(), indent=1) + "\n")
     else:
         _show(findings)
+    if args.output is not None:
+        for file in write_report(findings, args.output):
+            _say(f"written: {file}")
     return 0
 
 

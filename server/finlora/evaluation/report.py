@@ -34,14 +34,13 @@ figure svg { max-width: 100%; height: auto; }
 
 
 def write_report(findings: Findings, folder: Path) -> list[Path]:
-    """Write all files into a folder, which is made if need be; what was written."""
+    """Write all files into a folder that is there; what was written."""
     files = {
         "results.json": json.dumps(findings.as_dict(), indent=1) + "\n",
         "predictions.jsonl": "".join(json.dumps(row) + "\n" for row in findings.predictions()),
         "report.md": markdown(findings),
         "report.html": html(findings),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
     written = [folder / name for name in files]

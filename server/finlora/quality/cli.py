@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     """Measure and report. Raises FinLoRAError; what was measured before is kept."""
     args = parser().parse_args(argv)
     plan = _plan(args)
+    args.output.mkdir(parents=True, exist_ok=True)  # before hours of training
     # Imported here: it brings torch, which --help and a missing file do not need.
     from finlora.quality.experiment import Experiment
     from finlora.quality.figure import chart
@@ -32,7 +33,6 @@ def main(argv: list[str]) -> int:
     if not args.report_only:
         experiment.run()
     findings = find(experiment)
-    args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "quality.md").write_text(findings.markdown(), "utf-8")
     (args.output / "quality.json").write_text(
         json.dumps(findings.as_dict(), indent=1) + "\n", "utf-8"
