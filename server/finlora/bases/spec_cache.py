@@ -13,7 +13,7 @@ from finlora.config import cache_folder
 from finlora.errors import BaseModelError
 
 SOURCE_FILE = "source.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: fingerprints of an index that was not served
 SOURCE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "*.safetensors")
 
 
