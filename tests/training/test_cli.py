@@ -338,6 +338,26 @@ def test_a_stopped_run_whose_state_cannot_be_kept_has_failed(
     assert files_below(tmp_path / "registry") == []
 
 
+def test_the_same_rows_divided_in_another_way_are_another_run(
+    config_file: Path, tmp_path: Path, stop: threading.Event
+) -> None:
+    for name, rows in zip("abc", (make_rows()[i : i + 12] for i in (0, 12, 24)), strict=True):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    fixed = ["verbs", "--config", str(config_file), "--registry", str(tmp_path / "registry")]
+    fixed += ["--checkpoints", str(tmp_path / "work")]
+    stop.set()
+
+    def divided(train: list[str], valid: list[str]) -> list[str]:
+        sides = (f"dataset_path={json.dumps(train)}", f"val_dataset_path={json.dumps(valid)}")
+        return ["--set", sides[0], "--set", sides[1]]
+
+    first = divided(["a.jsonl", "b.jsonl"], ["c.jsonl"])
+    assert main([*fixed, *first]) == 0
+    with pytest.raises(ConfigError, match="another configuration, data set or base"):
+        main([*fixed, *divided(["a.jsonl"], ["b.jsonl", "c.jsonl"]), "--resume"])
+    assert main([*fixed, *first, "--resume"]) == 0
+
+
 def test_free_answers_are_judged_by_their_loss(config_file: Path, tmp_path: Path) -> None:
     rows = [Row(f"Say {word}.\nAnswer: ", f"{word} it is") for word in WORDS]
     write_rows(tmp_path / "rows.jsonl", rows)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from finlora.adapters.adapter import Manifest, first_problem
 from finlora.adapters.registry import AdapterRegistry
+from finlora.datasets.rows import Row
 from finlora.errors import BaseModelError, ConfigError, FinLoRAError
 from finlora.threads import set_threads
 from finlora.training.adapter_files import AdapterFiles, adapter_files
@@ -257,12 +258,17 @@ def _run_hash(config: TrainingConfig, dataset: Dataset, workshop: Workshop, team
     words = {"description", "licence", "sources", "task", "checkpoint_steps"}
     facts: dict[str, Any] = {
         "config": config.model_dump(exclude={"dataset_path", "val_dataset_path", *words}),
-        "data": [source["sha256"] for source in dataset.sources()],
+        "data": [_rows_hash(dataset.split.train), _rows_hash(dataset.split.valid)],
         "base": workshop.base.spec.fingerprint,
         "initial_adapter": workshop.initial_adapter,
         "num_processes": team.size,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _rows_hash(rows: list[Row]) -> str:
+    """In their order, which decides the batches."""
+    return hashlib.sha256(json.dumps([astuple(row) for row in rows]).encode()).hexdigest()
 
 
 def _result(
