@@ -23,9 +23,9 @@ from finlora.usage import Parser
 ANSWERS, RESTORE = "answers", "restore"
 
 if TYPE_CHECKING:
+    from finlora.training.order import Order
     from finlora.training.progress import Progress
     from finlora.training.result import Result
-    from finlora.training.run import Order
 
 
 def main(argv: list[str]) -> int:
@@ -169,7 +169,7 @@ def _run(args: argparse.Namespace, config: TrainingConfig) -> int:
 
 def _order(args: argparse.Namespace, config: TrainingConfig) -> "Order":
     from finlora.training.gate import GateRules
-    from finlora.training.run import Order
+    from finlora.training.order import Order
 
     settings = load_settings(registry=args.registry, device=args.device, threads=args.threads)
     return Order(

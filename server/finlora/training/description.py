@@ -5,9 +5,10 @@ from typing import Any
 from finlora.threads import set_threads
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.estimates import largest_activation_bytes, seconds_per_token
+from finlora.training.order import Order
 from finlora.training.preparation import load_dataset
 from finlora.training.progress import memory_bytes
-from finlora.training.run import Order, open_workshop
+from finlora.training.run import open_workshop
 from finlora.training.workshop import Workshop
 
 OPTIMIZER_BYTES = 8  # a parameter: two moments in float32

@@ -2,26 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from finlora.adapters.adapter import Manifest, first_problem
-from finlora.adapters.registry import AdapterRegistry
+from finlora.adapters.adapter import Manifest
 from finlora.datasets.rows import Row
-from finlora.errors import BaseModelError, ConfigError, FinLoRAError
+from finlora.errors import BaseModelError, FinLoRAError
 from finlora.threads import set_threads
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.checkpoint import Checkpoint, Checkpoints, clear_checkpoints
 from finlora.training.config import TrainingConfig
 from finlora.training.evaluation import Evaluation, ValidationRows
-from finlora.training.gate import GateRules, InService, Verdict, decide, in_service
+from finlora.training.gate import InService, Verdict, decide, in_service
 from finlora.training.manifest import build_manifest
 from finlora.training.optimization import optimizer_note
+from finlora.training.order import Order, check_order
 from finlora.training.preparation import Dataset, load_dataset
 from finlora.training.progress import Progress
 from finlora.training.result import Result, extra_files
@@ -29,25 +25,6 @@ from finlora.training.team import Team, joined
 from finlora.training.trainer import Step, Trainer, TrainingHistory
 from finlora.training.validation import Judgement, ValidationSet, validate
 from finlora.training.workshop import Workshop, prepare
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the user asked for."""
-
-    name: str
-    config: TrainingConfig
-    folder: Path  # relative data paths count from here
-    device: str  # auto, cpu or cuda
-    registry: AdapterRegistry
-    command: str  # for the model card
-    checkpoints: Path  # folder of this name's alone
-    output: Path | None = None  # where the adapter is kept besides the registry
-    registered: bool = True
-    resume: bool = False
-    rules: GateRules = field(default_factory=GateRules)
-    stopped: Callable[[], bool] = lambda: False  # whether to save and end after this step
-    threads: int = 0  # 0: physical cores
 
 
 class RunStoppedError(FinLoRAError):
@@ -78,7 +55,7 @@ def run(order: Order, progress: Progress) -> Result | None:
     keep_freed_memory()
     set_threads(order.threads)
     dataset = load_dataset(order.config, order.folder)
-    _check_order(order, dataset)
+    check_order(order, dataset)
     progress.dataset(dataset)
     with joined(order.device) as (team, device):
         order = replace(order, device=device)
@@ -124,34 +101,6 @@ def open_workshop(order: Order, dataset: Dataset) -> Workshop:
         return prepare(order.config, dataset.split, order.registry, device=order.device)
     except BaseModelError as error:
         raise BaseModelError(f"{error}; another base: --base-model NAME_OR_FOLDER") from error
-
-
-def _check_order(order: Order, dataset: Dataset) -> None:
-    """Whatever would fail after hours of training fails now."""
-    if order.registered:
-        base = Path(order.config.base_model).name
-        order.registry.check_name(order.name, order.config.variant, base)
-    if order.rules.min_accuracy is not None and not dataset.labels:
-        raise ConfigError("--min-accuracy needs labels; the answers here are free text")
-    if order.config.eval_metric != "loss" and not dataset.labels:
-        raise ConfigError("eval_metric=loss is the only one for free answers")
-    _check_manifest(order.config, dataset)
-    if order.output is not None:
-        _make_folder(order.output)
-
-
-def _check_manifest(config: TrainingConfig, dataset: Dataset) -> None:
-    try:
-        Manifest(labels=dataset.labels or None, prompt_template=config.prompt_template)
-    except ValidationError as error:
-        raise ConfigError(f"such an adapter is not served: {first_problem(error)}") from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
 
 
 def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _Learned:
