@@ -69,7 +69,13 @@ def subject_of(options: argparse.Namespace, *, adapters: int = 8, num_broken: in
 
 def end_in_order() -> None:
     """Let SIGTERM unwind this process, so that it ends what it started."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(number: int, _: object) -> None:
+    # `timeout` and `make` both signal: the second must not break off the end that the first began.
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 @contextmanager

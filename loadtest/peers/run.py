@@ -31,6 +31,7 @@ from loadtest.peers.scenarios import COLD_ADAPTER, KEYS, SCENARIOS, WARM_START, 
 from loadtest.peers.special import COLD_CLIENTS, cold_adapter, warm_start
 from loadtest.records import to_json
 from loadtest.registries import add_folders, large_registry
+from loadtest.subject import end_in_order
 
 REGISTRIES = Path("build/bench-registries")
 
@@ -262,4 +263,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

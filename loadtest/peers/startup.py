@@ -18,6 +18,7 @@ from loadtest.peers.load import DEFAULT_DATA, Load, measure
 from loadtest.peers.process import Server, free_port, get, serving
 from loadtest.peers.prompts import fresh_prompts, read_contexts
 from loadtest.records import to_json
+from loadtest.subject import end_in_order
 
 MEMORY_METRIC = "finlora_memory_bytes"
 
@@ -94,4 +95,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

@@ -26,6 +26,7 @@ from finlora.training.batches import Example
 from finlora.training.config import TrainingConfig
 from finlora.training.trainer import Trainer
 from finlora.training.workshop import attach_layers, load_for_training
+from loadtest.subject import end_in_order
 from loadtest.training.measurement import peak_bytes
 
 ROWS = 16
@@ -166,5 +167,6 @@ def _say(*lines: str) -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     torch.set_num_threads(1)
     sys.exit(main())

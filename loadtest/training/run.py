@@ -17,6 +17,7 @@ from pathlib import Path
 from finlora.bench.machine import machine_facts
 from finlora.config import DEFAULT_BASE
 from finlora.threads import usable_cores
+from loadtest.subject import end_in_order
 from loadtest.training import report
 from loadtest.training.measurement import Measurement
 
@@ -137,4 +138,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())
