@@ -1,9 +1,11 @@
 """What a run made, complete and judged, as files; not yet registered."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from finlora.adapters.adapter import MANIFEST_FILE, Adapter, Manifest
 from finlora.adapters.registry import AdapterRegistry
@@ -15,7 +17,11 @@ from finlora.training.loss_curve import loss_curve
 from finlora.training.preparation import Dataset
 from finlora.training.trainer import TrainingHistory
 
+# Of steps and of evaluations in metrics.json, which a registry takes up to 1 MiB. The log has all.
+MAX_POINTS = 1000
 PATHS = {"dataset_path", "val_dataset_path"}  # the trainer's own business
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,8 @@ def extra_files(
         "scores": manifest.scores,
         "gate": verdict.as_dict(),
         "rows_by_label": dataset.label_counts(),
-        "evaluations": [asdict(found) for found in history.evaluations],
-        "steps": [asdict(step) for step in history.steps],
+        "evaluations": [asdict(found) for found in _thinned(history.evaluations)],
+        "steps": [asdict(step) for step in _thinned(history.steps)],
     }
     files = {
         "README.md": model_card(name, config, manifest, command).encode(),
@@ -71,6 +77,12 @@ def extra_files(
     }
     curve = loss_curve(history, config.eval_metric)
     return files if curve is None else files | {"loss_curve.png": curve}
+
+
+def _thinned(points: Sequence[T]) -> Sequence[T]:
+    """Evenly spread, the last among them."""
+    every = math.ceil(len(points) / MAX_POINTS)
+    return points[(len(points) - 1) % every :: every] if points else points
 
 
 def _json(value: Any) -> bytes:
