@@ -108,16 +108,14 @@ class Controller:
         self._environment.process_exit_code = self._finish(session)
 
     def _finish(self, session: Session) -> int:
-        try:
-            report = session.report()
-        except LoadTestError as error:
-            _say(str(error))
-            return CANNOT_RUN
+        report = session.report()
         _say(table(report))
         if session.plan.output is not None:
             write(report, session.recorder, session.plan.output)
         if self._runner.exceptions:
             _say("a user ended with an exception, see locust's own report")
+            return CANNOT_RUN
+        if report.server_gone is not None:
             return CANNOT_RUN
         return LIMIT_MISSED if report.missed else 0
 

@@ -9,6 +9,7 @@ from typing import Any
 from finlora.bench.machine import machine_facts
 from loadtest.records import to_json
 from loadtest.samples import Recorder, Row
+from loadtest.server_counts import ServerGrowth
 from loadtest.session import Report
 
 HEADER = ("what", "of", "count", "errors", "per s", "p50 ms", "p95 ms", "p99 ms", "max ms")
@@ -43,7 +44,8 @@ def _record(report: Report) -> dict[str, Any]:
         "cores": report.client.cores,
         "machine_share": report.client.machine_share,
     }
-    record["server"]["hit_rate"] = report.server.hit_rate
+    if report.server is not None:
+        record["server"]["hit_rate"] = report.server.hit_rate
     return record
 
 
@@ -62,11 +64,22 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _facts(report: Report) -> Iterator[str]:
-    seen, server, client = report.totals, report.server, report.client
+    seen, client = report.totals, report.client
     yield (
         f"{seen.requests} requests in {report.seconds:.1f} s, "
         f"{seen.requests_per_second:.2f} good answers/s, {seen.error_share:.2%} failed"
     )
+    if report.server is not None:
+        yield from _server_facts(report, report.server)
+    yield (
+        f"client: {client.cores:.2f} cores, {client.machine_share:.1%} of the "
+        f"{client.num_cpus} that it shares with the server"
+    )
+    if client.machine_share > NOTABLE_CLIENT_SHARE:
+        yield "        so much that the server would be faster without it"
+
+
+def _server_facts(report: Report, server: ServerGrowth) -> Iterator[str]:
     hit = "none" if server.hit_rate is None else f"{server.hit_rate:.1%}"
     yield f"prefix cache: {hit} of {server.prompt_tokens} prompt tokens (--seed {report.seed})"
     yield (
@@ -79,17 +92,13 @@ def _facts(report: Report) -> Iterator[str]:
         f"{server.resident_bytes_before / 2**20:.0f} MiB resident before, "
         f"{server.resident_bytes_after / 2**20:.0f} after"
     )
-    yield (
-        f"client: {client.cores:.2f} cores, {client.machine_share:.1%} of the "
-        f"{client.num_cpus} that it shares with the server"
-    )
-    if client.machine_share > NOTABLE_CLIENT_SHARE:
-        yield "        so much that the server would be faster without it"
 
 
 def _verdict(report: Report) -> Iterator[str]:
+    if report.server_gone is not None:
+        yield f"THE SERVER WAS GONE at the end: {report.server_gone}"
     errors = list(report.errors.items())
     yield from (f"failed {count} times: {what}" for what, count in errors[:MAX_ERROR_LINES])
     yield from (f"LIMIT MISSED: {line}" for line in report.missed)
-    if not report.missed:
+    if not report.missed and report.server_gone is None:
         yield "all limits held"

@@ -25,7 +25,8 @@ class Report:
     missed: list[str]
     seconds: float
     client: ClientCost
-    server: ServerGrowth
+    server: ServerGrowth | None  # None: it was gone at the end
+    server_gone: str | None  # how that showed
     models: tuple[str, ...]
     seed: int
 
@@ -90,9 +91,10 @@ class Session:
         )
 
     def report(self) -> Report:
-        """The figures until now. Raises LoadTestError when the server is gone."""
+        """The figures until now, also of a server that is gone."""
         client, seconds = self._meter.read(), self.elapsed()
         seen = totals(self.recorder)
+        server, gone = self._growth()
         return Report(
             rows=self.recorder.rows(),
             errors=dict(self.recorder.errors().most_common()),
@@ -100,10 +102,17 @@ class Session:
             missed=missed(self.plan.limits, seen),
             seconds=seconds,
             client=client,
-            server=growth(self._before, self.server.scrape()),
+            server=server,
+            server_gone=gone,
             models=self.models,
             seed=self.plan.seed,
         )
+
+    def _growth(self) -> tuple[ServerGrowth | None, str | None]:
+        try:
+            return growth(self._before, self.server.scrape()), None
+        except LoadTestError as error:
+            return None, str(error)
 
 
 def _models(plan: Plan, server: ServerAPI) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from loadtest.picture import draw
 from tests.api.live import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,45 @@ def test_limits_set_the_exit_code_and_right_refusals_are_no_errors(tiny_server: 
     assert "0.00% failed" in done.stdout
     for kind in ("unknown adapter", "malformed name", "broken adapter"):
         assert re.search(rf"refusal +{kind} +[1-9][0-9]* +0 ", done.stdout)
+
+
+class MortalServer(BaseHTTPRequestHandler):
+    """Has a model and metrics until it is asked for an answer; from then on it is gone."""
+
+    def do_GET(self) -> None:
+        models = {"data": [{"id": "base"}]}
+        self._answer(json.dumps(models).encode() if self.path == "/v1/models" else b"")
+
+    def do_POST(self) -> None:
+        if int(self.headers["Content-Length"]) == 2:  # only whether there is such a route
+            self._answer(b"{}")
+            return
+        self.server.server_close()
+        self.close_connection = True
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_server_that_dies_leaves_a_report(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), MortalServer) as server:
+        Thread(target=server.serve_forever, args=(0.05,)).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        sizes = "--run-time", "20s", "--max-requests", "6", "--output", str(tmp_path)
+        done = locust(host, *sizes, "PlainUser")
+        server.shutdown()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "THE SERVER WAS GONE at the end" in done.stdout
+    assert "LIMIT MISSED: 100.00%" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert sum(summary["errors"].values()) == summary["totals"]["errors"] >= 6
+    assert draw(tmp_path).exists()  # though there is no good answer
 
 
 def test_another_machine_is_not_loaded_by_mistake() -> None:

@@ -43,6 +43,7 @@ def test_the_servers_own_counts_are_those_of_the_test_alone(tiny_server: LiveSer
         post(tiny_server, bodies.completion(ask.model, headline, 3))
         made.note(Kind.REQUEST, "completions", 10.0, 1, None)
     report = made.report()
+    assert report.server is not None
     assert report.server.output_tokens == 6
     # The very same prompt: all but its last token was there.
     assert report.server.hit_rate == pytest.approx(1, abs=0.1)
@@ -66,6 +67,31 @@ def test_a_report_is_a_table_and_json_without_nan(tiny_server: LiveServer, tmp_p
     assert row["p50_ms"] is None
     assert record["client"]["machine_share"] == 0.45
     assert record["machine"]["python"]
+
+
+def test_a_server_that_is_gone_at_the_end_costs_its_own_counts_alone(
+    tiny_server: LiveServer, tmp_path: Path
+) -> None:
+    made = session(tiny_server)
+    made.note(Kind.REQUEST, "completions", 12.5, 1, None)
+    made.note(Kind.REQUEST, "completions", 1.0, 1, "ConnectionRefusedError")
+    made.server = ServerAPI("http://127.0.0.1:1")
+    report = made.report()
+    shown = table(report)
+    assert "THE SERVER WAS GONE at the end: no server answers at http://127.0.0.1:1" in shown
+    assert "failed 1 times: ConnectionRefusedError" in shown
+    assert "LIMIT MISSED: 50.00%" in shown
+    write(report, made.recorder, tmp_path)
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert record["server"] is None
+    assert "no server answers" in record["server_gone"]
+    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 2  # the good answer
+
+
+def test_no_limit_is_told_as_held_without_a_server(tiny_server: LiveServer) -> None:
+    made = session(tiny_server, "--max-error-share", "1")
+    made.server = ServerAPI("http://127.0.0.1:1")
+    assert "all limits held" not in table(made.report())
 
 
 def test_a_test_ends_after_its_requests_or_its_time(tiny_server: LiveServer) -> None:
