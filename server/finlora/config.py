@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     quantization: Annotated[
         Quantization, Field(description="storage of the linear layers (none: 16 bits)")
     ] = Quantization.NF4
-    device: Annotated[str, Field(description="cpu, cuda or auto")] = "auto"
+    device: Annotated[str, Field(description="cpu, cuda, cuda:N or auto")] = "auto"
     threads: Annotated[
         NonNegativeInt,
         Field(description="CPU threads; 0: OMP_NUM_THREADS, else the cores it may use"),

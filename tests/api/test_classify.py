@@ -110,9 +110,9 @@ def test_labels_and_template_are_the_adapters_own(http: httpx.Client, server: Li
     logprobs = scored(http, "news", TEXTS[0], LABELS)
     calibrated = normalised(logprobs, temperature=3.0)
     assert [*row["probabilities"].values()] == pytest.approx(calibrated, rel=0.02)
-    # The calibration is of the adapter's own labels in their order.
-    free = normalised(logprobs)[::-1]
-    assert [*others["probabilities"].values()] == pytest.approx(free, rel=0.05, abs=1e-6)
+    # The calibration is of the adapter's own labels, in any order.
+    turned = [others["probabilities"][label] for label in LABELS]
+    assert turned == pytest.approx([*row["probabilities"].values()], rel=1e-3)
     assert row["label"] == others["label"]
 
 

@@ -74,7 +74,7 @@ def parser() -> Parser:
     add("--max-train-rows", type=count, metavar="N", help="rows of the training data, by a hash")
     add("--max-test-rows", type=count, metavar="N", help="rows of each test set, by a hash")
     add("--num-epochs", type=count, metavar="N", help="times the training rows are gone through")
-    add("--device", help="cpu, cuda or auto")
+    add("--device", help="cpu, cuda, cuda:N or auto")
     add("--work", type=Path, default=cache_folder() / "quality", metavar="DIR",
         help="adapters and results (default: in the cache folder)")  # fmt: skip
     add("--output", type=Path, default=Path("quality"), metavar="DIR", help="default: ./quality")

@@ -75,7 +75,7 @@ def parser() -> Parser:
     add("--base-model", help="embedded base, local folder or hub id")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting")
     add("--seed", type=int, help="start of everything random")
-    add("--device", help="cpu, cuda or auto")
+    add("--device", help="cpu, cuda, cuda:N or auto")
     add("--threads", type=int, help="CPU threads; 0: physical cores")
     add("--registry", type=Path, help="folder of the adapter registry")
     add("--output", type=Path, help="also write the adapter into this folder")

@@ -4,11 +4,13 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from finlora.adapters.shipped import open_registry
 from finlora.config import DEFAULT_BASE, load_settings
+from finlora.training.config import MAX_RANK, MAX_SEED
 from finlora.training.restoration.order import RestorationOrder
 from finlora.usage import Parser
 
@@ -19,6 +21,9 @@ DEFAULTS = {
         "learning_rate", "seed",
     )
 }  # fmt: skip
+MAX_COUNT = 2**31 - 1
+# A sequence of one token predicts nothing. Of what is not named here there must be one.
+BOUNDS = {"length": (2, MAX_COUNT), "seed": (0, MAX_SEED)}
 
 
 def main(argv: list[str]) -> int:
@@ -87,21 +92,35 @@ def parser() -> Parser:
         "--base-model", default=DEFAULT_BASE, metavar="TEXT", help="embedded base, folder or hub id"
     )
     add("--registry", type=Path, metavar="DIR", help="folder of the adapter registry")
-    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     add("--licence", help="licence of the adapter")
     add("--json", type=Path, metavar="FILE", help="also write the figures there")
     for name, default in DEFAULTS.items():
-        kind = float if isinstance(default, float) else int
+        kind = _rate if isinstance(default, float) else _whole(*BOUNDS.get(name, (1, MAX_COUNT)))
         add(f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N",
             help=f"default: {default}")  # fmt: skip
     return parser
 
 
 def _ranks(text: str) -> list[int]:
-    ranks = list(dict.fromkeys(int(part) for part in text.split(",")))
-    if min(ranks) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return ranks
+    return list(dict.fromkeys(map(_whole(1, MAX_RANK), text.split(","))))
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if not least <= found <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}")
+        return found
+
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return rate
 
 
 def _say(what: str) -> None:
