@@ -71,6 +71,9 @@ def test_unknown_configuration_gets_the_nearest_name(tmp_path: Path) -> None:
     [
         ("quant_bits", "5"),
         ("lora_r", "0"),
+        ("lora_r", "513"),
+        ("seed", "-1"),
+        ("seed", "99999999999999999999"),
         ("learning_rate", "-1"),
         ("learning_rate", "NaN"),
         ("num_epochs", "many"),

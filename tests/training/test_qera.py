@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finlora.bases.tensors import tensor_entries
 from finlora.config import Quantization
+from finlora.errors import ConfigError
 from finlora.model import LoadedBase
 from finlora.training.batches import Example, ExampleEncoder
 from finlora.training.config import TrainingConfig
@@ -56,6 +57,11 @@ def test_full_rank_gives_the_16_bit_base_back(
     original = logits(load(Quantization.NONE), examples)
     restored = logits(started(lora_r=FULL_RANK, **fields), examples)
     torch.testing.assert_close(restored, original, atol=1e-3, rtol=1e-3)
+
+
+def test_a_rank_above_a_layers_size_is_refused(started: Callable[..., LoadedBase]) -> None:
+    with pytest.raises(ConfigError, match=r"rank 65 is too high for .*, whose .* 64 at most"):
+        started(lora_r=FULL_RANK + 1)
 
 
 def test_a_low_rank_brings_the_base_nearer_to_16_bits(

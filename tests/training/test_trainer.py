@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score
 from transformers import PreTrainedTokenizerFast
 
 from finlora.config import Quantization
+from finlora.errors import ConfigError
 from finlora.model import LoadedBase
 from finlora.training.batches import Example, ExampleEncoder, collate
 from finlora.training.config import TrainingConfig
@@ -294,6 +295,15 @@ def test_every_start_leaves_the_base_as_it_was_and_learns(
         Trainer(base.model, layers, config).fit(lambda _: examples, on_step=lambda _: None).steps
     )
     assert steps[-1].loss < steps[0].loss
+
+
+def test_eva_refuses_a_rank_above_a_layers_inputs(
+    load: Callable[..., LoadedBase], examples: list[Example]
+) -> None:
+    base = load()
+    layers = attach_layers(base, TrainingConfig(lora_r=65))
+    with pytest.raises(ConfigError, match="lora_r=65 is above the 64 inputs of"):
+        start_from_activations(base.model, layers, examples)
 
 
 def test_eva_starts_from_the_directions_of_scikit_learns_pca(

@@ -16,6 +16,8 @@ from pydantic import (
 from finlora.config import DEFAULT_BASE, Quantization
 from finlora.prompts import PromptTemplate
 
+MAX_RANK = 512
+MAX_SEED = 2**32 - 1  # what is derived from it for every step must fit 64 bits
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
@@ -50,7 +52,7 @@ class TrainingConfig(BaseModel):
 
     base_model: str = DEFAULT_BASE
     dataset_path: Annotated[list[str], BeforeValidator(_as_list)] = []
-    lora_r: Annotated[int, Field(ge=1, le=512)] = 8
+    lora_r: Annotated[int, Field(ge=1, le=MAX_RANK)] = 8
     lora_alpha: Annotated[float, Field(gt=0, le=65536)] = 16.0
     quant_bits: Literal[4, 8, 16] = 4
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
@@ -100,7 +102,7 @@ class TrainingConfig(BaseModel):
         PositiveInt | None, Field(description="evaluations without a better one before the end")
     ] = None
     checkpoint_steps: PositiveInt = 50
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     max_rows: Annotated[PositiveInt | None, Field(description="train on a sample")] = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     val_dataset_path: Annotated[list[str], BeforeValidator(_as_list)] = []

@@ -23,8 +23,12 @@ def start_from_activations(
 ) -> None:
     """Set every A from the first rows. All layers keep one rank: PEFT's `rho=1`.
 
-    Raises ConfigError when the rows have fewer tokens than the rank.
+    Raises ConfigError when the rows have fewer tokens, or a layer fewer inputs, than the rank.
     """
+    for name, layer in layers.items():
+        rank, num_directions = layer.a.shape
+        if rank > num_directions:
+            raise ConfigError(f"eva: lora_r={rank} is above the {num_directions} inputs of {name}")
     inputs = _Inputs(layers)
     with inputs.recorded():
         for example in examples[:MAX_ROWS]:

@@ -12,7 +12,7 @@ from finlora.bases.tensors import TensorEntry, read_weight
 from finlora.model import LoadedBase
 from finlora.training.batches import Example
 from finlora.training.lora_layer import TrainableLoRA, plain_weight
-from finlora.training.restoration.closed_form import corrections
+from finlora.training.restoration.closed_form import check_rank, corrections
 
 MAX_ROWS = 64
 
@@ -26,7 +26,8 @@ def start_from_error(
 ) -> None:
     """Set every A and B from its layer's error and from what the first rows give the layer.
 
-    `entries` are the base's 16-bit tensors. Raises BaseModelError when one is missing.
+    `entries` are the base's 16-bit tensors. Raises BaseModelError when one is missing,
+    ConfigError for a rank above a layer's size.
     """
 
     def error(name: str) -> Tensor:
@@ -35,5 +36,6 @@ def start_from_error(
     batches = [torch.tensor([row.context + row.target]) for row in examples[:MAX_ROWS]]
     shapes = {name: base.spec.linear_layers[name] for name in layers}
     rank = next(iter(layers.values())).settings.rank
+    check_rank(shapes, rank)
     for name, factors in corrections(base, shapes, batches, error, rank):
         layers[name].start_at(factors.a, factors.b)

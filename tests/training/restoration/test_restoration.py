@@ -11,6 +11,7 @@ import torch
 from finlora.adapters.registry import AdapterRegistry
 from finlora.config import Quantization
 from finlora.engine.sampling_params import SamplingParams
+from finlora.errors import ConfigError, FinLoRAError
 from finlora.model import LoadedBase, load_base
 from finlora.training.cli import main
 from finlora.training.restoration.fidelity import ORIGINAL, fidelities
@@ -118,15 +119,30 @@ def _check_served(folder: Path, registry: AdapterRegistry) -> None:
 def test_a_name_that_is_taken_is_told_before_anything_is_loaded(
     base_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    from finlora.errors import FinLoRAError
-
     given = ["Not A Name", "--method", "restore", "--text", str(text_file)]
     with pytest.raises(FinLoRAError):
         main([*given, "--base-model", str(base_folder), "--registry", str(tmp_path / "r")])
 
 
-@pytest.mark.parametrize("wrong", [["--rank", "0"], ["--rank", "x"], []])
-def test_wrong_usage(wrong: list[str]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--rank 0", "--rank x", "--rank 513", "--seed -1", "--seed 99999999999999999999",
+        "--batch-size 0", "--learning-rate 0", "--learning-rate nan", "--length 1",
+        "--num-steps 0", "--calibration-sequences 0", "--held-out-sequences 0", "",
+    ],
+)  # fmt: skip
+def test_wrong_usage(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = ["--text", "x.txt"] if wrong else []
     with pytest.raises(SystemExit, match=r"^2$"):
-        main(["name", "--method", "restore", *text, *wrong])
+        main(["name", "--method", "restore", *text, *wrong.split()])
+    assert wrong.partition(" ")[0] in capsys.readouterr().err
+
+
+def test_a_rank_above_a_layers_size_is_refused(
+    base_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    given = ["restored", "--method", "restore", "--text", str(text_file), "--rank", "4,65"]
+    given += ["--base-model", str(base_folder), "--registry", str(tmp_path), "--device", "cpu"]
+    with pytest.raises(ConfigError, match=r"rank 65 is too high for .*q_proj, whose .* 64 at most"):
+        main([*given, "--length", str(LENGTH)])

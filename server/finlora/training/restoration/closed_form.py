@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from finlora.bases.spec import LinearShape
+from finlora.errors import ConfigError
 from finlora.model import LoadedBase
 from finlora.training.restoration.moments import input_moments
 
@@ -30,6 +31,16 @@ class Factors:
     def first(self, rank: int) -> "Factors":
         """The best factors of a lower rank."""
         return Factors(self.a[:rank], self.b[:, :rank])
+
+
+def check_rank(layers: Mapping[str, LinearShape], rank: int) -> None:
+    """Raises ConfigError where a layer's error has no such rank: there would be fewer factors."""
+    for name, shape in layers.items():
+        highest = min(shape.in_features, shape.out_features)
+        if rank > highest:
+            raise ConfigError(
+                f"rank {rank} is too high for {name}, whose correction has {highest} at most"
+            )
 
 
 @torch.no_grad()

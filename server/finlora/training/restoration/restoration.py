@@ -13,7 +13,7 @@ from finlora.model import LoadedBase
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
 from finlora.training.preparation import eos_token_id
-from finlora.training.restoration.closed_form import Factors, corrections
+from finlora.training.restoration.closed_form import Factors, check_rank, corrections
 from finlora.training.restoration.distillation import DistillationStep, distil
 from finlora.training.restoration.fidelity import ORIGINAL, Fidelity, fidelities
 from finlora.training.restoration.findings import (
@@ -52,6 +52,7 @@ class Restoration:
         report(f"loading {order.model} twice: in 16 bits and in NF4")
         rank = max(order.ranks)
         self._pair = load_pair(order.model, rank=rank, seed=order.seed, device=order.device)
+        check_rank(self.base.spec.linear_layers, rank)
         self._batches = _batches(order, self._corpus, self._pair)
         self._fidelities: dict[str, Fidelity] = {}
         self._start = self._closed_form(rank)
