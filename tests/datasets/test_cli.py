@@ -182,6 +182,35 @@ def test_xbrl_questions_get_the_facts_of_their_context(tmp_path: Path) -> None:
     facts = "<us-gaap:Revenues>1200</>"
     assert train == [Row(f"Value?\nXML File: {facts}\nWhat are the revenues?", "1200")]
     assert "<us-gaap:Revenues>7</>" in test[0].context
+    del row["instruction"]
+    write(tmp_path / "train.parquet", [row])
+    with pytest.raises(ConfigError, match=r"train\.parquet row 1: column 'instruction'"):
+        prepare("xbrl_extract", tmp_path, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("task", "file"), [("sentiment", "fpb/v1.zip"), ("xbrl_term", "terms.xlsx")]
+)
+@pytest.mark.parametrize("damage", ["text", "cut", "flip"])
+def test_a_broken_archive_is_named(task: str, file: str, damage: str, tmp_path: Path) -> None:
+    source = tmp_path / task
+    write_sentiment(tmp_path / "sentiment")
+    terms = [{"Term": f"Term {i}", "Explanation": "x"} for i in range(60)]
+    write(tmp_path / "xbrl_term" / "terms.xlsx", terms)
+    content = bytearray((source / file).read_bytes())
+    if damage == "flip":
+        content[len(content) // 3 : len(content) // 2] = b"?" * 9
+    broken = {"text": bytearray(b"no archive"), "cut": content[:-30], "flip": content}[damage]
+    (source / file).write_bytes(broken)
+    with pytest.raises(ConfigError, match=rf"{Path(file).name} is broken: "):
+        prepare(task, source, tmp_path / "data")
+
+
+def test_a_workbook_of_other_things_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "terms.xlsx", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ConfigError, match=r"terms\.xlsx is broken: "):
+        prepare("xbrl_term", tmp_path, tmp_path / "data")
 
 
 def test_terms_and_formulas_from_a_workbook(tmp_path: Path) -> None:

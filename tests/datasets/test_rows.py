@@ -36,6 +36,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(rows_file: Path, tmp_path
         ('{"context": "", "target": "x"}', "context"),
         ('{"context": "c", "target": "  "}', "target is empty"),
         ("[" * 100_000, "not a JSON object"),
+        (r'{"context": "half a pair: \ud83d", "target": "x"}', "surrogates"),
+        (r'{"context": "c", "target": "x", "messages": "\ud83d"}', "surrogates"),
     ],
 )
 def test_a_bad_row_names_file_and_line(tmp_path: Path, line: str, reason: str) -> None:

@@ -5,9 +5,12 @@ A source without a split of its own is split by a hash of the text.
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree.ElementTree import ParseError
 
 from finlora.datasets import questions
 from finlora.datasets.data_files import table_files
@@ -29,6 +32,11 @@ TFNS_LABELS = {"0": "negative", "1": "positive", "2": "neutral"}  # bearish, bul
 FPB_TEST_SHARE = 0.25
 TERM_TEST_SHARE = 0.1
 FINANCEBENCH_TEST_SHARE = 1 / 3
+# What zipfile and openpyxl raise of files that are cut, damaged, encrypted or none of theirs.
+BROKEN = (
+    zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError, LookupError, RuntimeError,
+    ValueError,
+)  # fmt: skip
 NUM_TRAIN_QUESTIONS = 16  # of the 20 of every formula
 
 
@@ -98,7 +106,8 @@ def read_xbrl_extract(folder: Path) -> Rows:
     for side, fields, where in _split_tables(folder):
         document = folder / "DowJones30" / _text(fields, "doc_path", where)
         facts = filing_facts(document, _text(fields, "context_id", where))
-        context = f"{fields['instruction']}\nXML File: {facts}\n{fields['input']}"
+        instruction, question = (_text(fields, name, where) for name in ("instruction", "input"))
+        context = f"{instruction}\nXML File: {facts}\n{question}"
         yield side, Row(context, _text(fields, "output", where))
 
 
@@ -152,7 +161,7 @@ def _fpb_text(folder: Path) -> str:
     for file in folder.rglob("Sentences_50Agree.txt"):
         return file.read_text("latin-1")
     for file in folder.rglob("*.zip"):
-        with zipfile.ZipFile(file) as archive:
+        with _told(file), zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 if Path(name).name == "Sentences_50Agree.txt" and "__MACOSX" not in name:
                     return archive.read(name).decode("latin-1")
@@ -194,13 +203,23 @@ def _read_book(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
         from openpyxl import load_workbook
     except ModuleNotFoundError as error:
         raise ConfigError(f"{file.name} needs openpyxl: pip install 'finlora[train]'") from error
-    book = load_workbook(io.BytesIO(file.read_bytes()), read_only=True, data_only=True)
-    lines = book.worksheets[0].iter_rows(values_only=True)
-    names = [str(name) for name in next(lines, ())]
-    for number, cells in enumerate(lines, start=2):
+    with _told(file):
+        book = load_workbook(io.BytesIO(file.read_bytes()), read_only=True, data_only=True)
+        lines = list(book.worksheets[0].iter_rows(values_only=True))
+    names = [str(name) for name in lines[0]] if lines else []
+    for number, cells in enumerate(lines[1:], start=2):
         fields = dict(zip(names, cells, strict=False))
         if any(cell is not None for cell in cells):
             yield fields, f"{file} row {number}"
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Whatever is wrong with an archive becomes a ConfigError that names it."""
+    try:
+        yield
+    except BROKEN as error:
+        raise ConfigError(f"{file} is broken: {error}") from error
 
 
 def _by_hash(row: Row, test_share: float) -> tuple[Side, Row]:

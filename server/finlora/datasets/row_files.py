@@ -84,7 +84,10 @@ def _read_json_lines(file: Path) -> Iterator[_Record]:
 
 def _parse_json(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        fields = json.loads(line)
+        if "\\u" in line:  # half of a pair is JSON, but no text: nothing could encode it
+            json.dumps(fields, ensure_ascii=False).encode()
+        return fields
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not a JSON object ({error})") from error
 
