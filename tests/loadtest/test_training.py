@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from finlora.training.batches import Example
-from loadtest.training import memory, report
+from loadtest.training import memory, report, run
 from loadtest.training.material import main as make_material
 from loadtest.training.material import read_material
 from loadtest.training.measurement import Measurement, StepClock, peak_bytes
@@ -80,6 +81,65 @@ def test_material_comes_back_as_it_was(tmp_path: Path) -> None:
     )
     assert len(material.valid) == 3
     assert (material.initial / "adapter_model.safetensors").is_file()
+
+
+def killed(*which: str) -> Callable[[str, Path, Path, list[str]], Measurement]:
+    """Runs of which those of certain flags, or of a whole loop, are killed."""
+
+    def measure(loop: str, material: Path, file: Path, flags: list[str]) -> Measurement:
+        if any(word in which for word in (loop, *flags)):
+            raise run.RunFailedError(f"loadtest.training.{loop} ended with -9")
+        return OURS if loop == "finlora" else PLAIN
+
+    return measure
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[..., Measurement]], int]:
+    monkeypatch.setattr(run, "_make_material", lambda *_: tmp_path / "material.json")
+
+    def start(measure: Callable[..., Measurement]) -> int:
+        monkeypatch.setattr(run, "measure", measure)
+        return main(["--rounds", "1", "--output", str(tmp_path)])
+
+    return start
+
+
+def test_a_way_of_the_plain_loop_that_is_killed_is_left_out(
+    bench: Callable[[Callable[..., Measurement]], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(killed("16", "sdpa")) == 0
+    shown = capsys.readouterr().out
+    left_out = "left out the plain loop, 16 rows at once, eager: loadtest.training.plain ended"
+    assert left_out in shown
+    assert shown.count("left out") == 4
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["plain_flags"] == ["--batch-size", "4", "--attention", "eager"]
+
+
+@pytest.mark.parametrize(
+    ("which", "words"),
+    [(("sdpa", "eager"), "no way of the plain loop"), (("finlora",), "ended with -9")],
+)
+def test_nothing_left_to_compare_is_another_code_than_other_losses(
+    which: tuple[str, ...],
+    words: str,
+    bench: Callable[[Callable[..., Measurement]], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench(killed(*which)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_other_losses_are_code_1(bench: Callable[[Callable[..., Measurement]], int]) -> None:
+    other = replace(PLAIN, losses=[4.0, 2.0, 1.0, 0.6])
+    assert bench(lambda loop, *_: OURS if loop == "finlora" else other) == 1
 
 
 @pytest.mark.slow
