@@ -58,8 +58,10 @@ def _prompt(config: TrainingConfig) -> str:
 def _scores(scores: dict[str, Any] | None) -> str:
     if not scores:
         return ""
+    doubts = scores.get("doubts", {})
+    seen = doubts.get("initial_adapter", "never trained on")
     if "loss" in scores:
-        rows = f"On {scores['num_rows']} validation rows, never trained on: {scores['how']}"
+        rows = f"On {scores['num_rows']} validation rows, {seen}: {scores['how']}"
         figures = f"{scores['loss']:.3f}, of the bare base {scores['bare_base_loss']:.3f}"
         return f"## Scores\n\n{rows} {figures}."
     table = [
@@ -72,7 +74,9 @@ def _scores(scores: dict[str, Any] | None) -> str:
         f"| {label} | {s['num_rows']} | {s['precision']:.3f} | {s['recall']:.3f} | {s['f1']:.3f} |"
         for label, s in scores["adapter"]["per_label"].items()
     ]
-    how = f"On validation rows, never trained on; {scores['how']}."
+    how = f"On validation rows, {seen}; {scores['how']}."
+    if "version_in_service" in doubts:
+        how += f" {doubts['version_in_service']}."
     calibration = _calibration(scores.get("calibration"))
     return "\n".join(["## Scores", "", how, "", *table, "", *labels, *calibration])
 

@@ -1,5 +1,6 @@
 """Decides whether a new version takes over the name: good enough, and not worse than before."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,14 +68,21 @@ def in_service(
     return InService(adapter)
 
 
-def decide(judgement: Judgement, before: InService, rules: GateRules) -> Verdict:
-    """The rules in their order: accuracy, then the comparison on the same rows."""
+def decide(
+    judgement: Judgement, before: InService, rules: GateRules, doubts: Sequence[str] = ()
+) -> Verdict:
+    """The rules in their order: accuracy, then the comparison on the same rows.
+
+    `doubts` say why one of the two may have learned some of these rows.
+    """
     test, accuracy = judgement.against_served, judgement.accuracy
     if rules.min_accuracy is not None and (accuracy is None or accuracy < rules.min_accuracy):
         reason = f"accuracy {accuracy or 0:.4f} is below --min-accuracy {rules.min_accuracy}"
         return Verdict(False, reason, test)
     if before.problem is not None:
         return _unsure(f"the version in service cannot be compared: {before.problem}", rules, None)
+    if doubts and (test is not None or rules.min_accuracy is not None):
+        return _unsure("; ".join(doubts), rules, test)
     if test is None:
         return Verdict(True, "nothing was served under this name")
     if test.num_rows < MIN_ROWS:

@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,10 +36,12 @@ class Dataset:
     split: Split
     labels: list[str]  # empty: the task is not a choice
     origins: list[DataSource]
+    valid_files: list[Path] = field(default_factory=list)  # none: split by hash
 
     def sources(self) -> list[dict[str, Any]]:
         """Name and hash of every file, for the manifest."""
-        return [{"file": file.name, "sha256": file_hash(file)} for file in self.files]
+        learned = [_source(file) for file in self.files]
+        return learned + [_source(file) | {"held_out": True} for file in self.valid_files]
 
     def label_counts(self) -> dict[str, dict[str, int]]:
         """Rows of each label on both sides of the split."""
@@ -86,11 +88,10 @@ def load_dataset(config: TrainingConfig, folder: Path) -> Dataset:
         raise ConfigError("no data: give dataset_path in the file or --set dataset_path=FILE")
     columns = _columns(config)
     files = dataset_files(config.dataset_path, folder)
+    valid_files = dataset_files(config.val_dataset_path, folder)
     rows = read_rows(files, columns)
-    if config.val_dataset_path:
-        given = dataset_files(config.val_dataset_path, folder)
-        files += given
-        split = split_given(rows, read_rows(given, columns))
+    if valid_files:
+        split = split_given(rows, read_rows(valid_files, columns))
     else:
         split = split_rows(rows, config.val_fraction)
     # In no order of their own: an evaluation looks at the first of them.
@@ -104,7 +105,12 @@ def load_dataset(config: TrainingConfig, folder: Path) -> Dataset:
             f"{len(split.train)} rows to train on and {len(split.valid)} to validate with: "
             "both are needed"
         )
-    return Dataset(files, split, labels, config.sources or _origins(files))
+    origins = config.sources or _origins([*files, *valid_files])
+    return Dataset(files, split, labels, origins, valid_files)
+
+
+def _source(file: Path) -> dict[str, Any]:
+    return {"file": file.name, "sha256": file_hash(file)}
 
 
 def _origins(files: list[Path]) -> list[DataSource]:

@@ -15,6 +15,7 @@ from finlora.training.checkpoint import Checkpoint, Checkpoints, clear_checkpoin
 from finlora.training.config import TrainingConfig
 from finlora.training.evaluation import Evaluation, ValidationRows
 from finlora.training.gate import InService, Verdict, decide, in_service
+from finlora.training.held_out import doubt_about
 from finlora.training.manifest import build_manifest
 from finlora.training.optimization import optimizer_note
 from finlora.training.order import Order, check_order
@@ -44,6 +45,7 @@ class _Learned:
     history: TrainingHistory
     before: InService
     valid: ValidationSet
+    doubts: dict[str, str]  # why earlier versions may have learned rows that judge
     is_kept: bool  # whether a checkpoint of the end is there
 
 
@@ -77,7 +79,7 @@ def run(order: Order, progress: Progress) -> Result | None:
     )
     progress.scores(judgement.scores)
     _check_stopped(order, learned, "before it was registered")
-    verdict = decide(judgement, learned.before, order.rules)
+    verdict = decide(judgement, learned.before, order.rules, list(learned.doubts.values()))
     result = _result(order, dataset, learned, judgement, verdict)
     if order.output is not None:
         result.save(order.output)
@@ -118,14 +120,30 @@ def _learn(order: Order, dataset: Dataset, progress: Progress, team: Team) -> _L
     before = InService()
     if order.registered:
         before = in_service(order.registry, order.name, spec, config.quantization)
+    doubts = _doubts(order, dataset, workshop, before)
+    for doubt in doubts.values():
+        progress.phase(doubt)
     return _Learned(
         files=adapter_files(workshop.layers, config, spec.name),
         manifest=build_manifest(config, dataset, workshop, history),
         history=history,
         before=before,
         valid=_validation_set(dataset, workshop),
+        doubts=doubts,
         is_kept=is_kept,
     )
+
+
+def _doubts(
+    order: Order, dataset: Dataset, workshop: Workshop, before: InService
+) -> dict[str, str]:
+    served = None if before.adapter is None else before.adapter.reference
+    versions = {"initial_adapter": workshop.initial_adapter, "version_in_service": served}
+    doubts = {
+        role: doubt_about(reference, order.registry, order.config, dataset)
+        for role, reference in versions.items()
+    }
+    return {role: doubt for role, doubt in doubts.items() if doubt is not None}
 
 
 def _train(
@@ -223,7 +241,8 @@ def _rows_hash(rows: list[Row]) -> str:
 def _result(
     order: Order, dataset: Dataset, learned: _Learned, judgement: Judgement, verdict: Verdict
 ) -> Result:
-    judged: dict[str, Any] = {"scores": judgement.scores}
+    scores = judgement.scores | ({"doubts": learned.doubts} if learned.doubts else {})
+    judged: dict[str, Any] = {"scores": scores}
     if judgement.calibration is not None:
         judged["temperature"] = judgement.calibration.temperature
     manifest = learned.manifest.model_copy(update=judged)
