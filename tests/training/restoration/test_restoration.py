@@ -2,13 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from finlora.adapters.peft_config import parse_config
 from finlora.adapters.registry import AdapterRegistry
+from finlora.adapters.validation import parse_weights
 from finlora.config import Quantization
 from finlora.engine.sampling_params import SamplingParams
 from finlora.errors import ConfigError, FinLoRAError
@@ -16,7 +20,9 @@ from finlora.model import LoadedBase, load_base
 from finlora.training.cli import main
 from finlora.training.restoration.fidelity import ORIGINAL, fidelities
 from finlora.training.restoration.moments import input_moments
+from finlora.training.restoration.order import RestorationOrder
 from finlora.training.restoration.pair import Pair, load_pair
+from finlora.training.restoration.restoration import Restoration
 from tests.engine.harness import EngineUnderTest
 from tests.tiny_models import tokenizer
 
@@ -114,6 +120,33 @@ def _check_served(folder: Path, registry: AdapterRegistry) -> None:
         distances.append((torch.tensor(entries) - right).square().mean().item())
     under_test.close()
     assert distances[1] < 0.6 * distances[0]
+
+
+def test_figures_are_those_of_the_files(
+    base_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[dict[str, Tensor]] = []
+
+    def watched(pair: Pair, variants: Mapping[str, Callable[[], None]], batches: Any) -> Any:
+        for enter in variants.values():
+            enter()
+            measured.append({name: layer.b.detach().clone() for name, layer in pair.layers.items()})
+        return fidelities(pair, variants, batches)
+
+    monkeypatch.setattr("finlora.training.restoration.restoration.fidelities", watched)
+    order = RestorationOrder(
+        name="r", model=str(base_folder), texts=(text_file,), ranks=(4,), num_steps=2,
+        length=LENGTH, registry=AdapterRegistry(tmp_path), command="", device="cpu",
+    )  # fmt: skip
+    restoration = Restoration(order, lambda _: None)
+    (restored,) = restoration.each()
+    stored = parse_weights(
+        parse_config(restored.files.config), restored.files.weights, restoration.base.spec,
+        max_rank=4,
+    )  # fmt: skip
+    _, closed_form, learned = measured
+    assert all(torch.equal(learned[name], layer.b.float()) for name, layer in stored.items())
+    assert all(torch.equal(b, b.bfloat16().float()) for b in closed_form.values())
 
 
 def test_a_name_that_is_taken_is_told_before_anything_is_loaded(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finlora.adapters.peft_config import parse_config
+from finlora.adapters.validation import parse_weights
 from finlora.model import LoadedBase
 from finlora.training.adapter_files import AdapterFiles, adapter_files
 from finlora.training.allocator import keep_freed_memory
@@ -76,20 +78,25 @@ class Restoration:
         return RestorationFindings(self._facts(), {name: self._fidelities[name] for name in known})
 
     def _restored(self, rank: int) -> Restored:
-        order, pair, batches = self._order, self._pair, self._batches
-        start = {name: factors.first(rank) for name, factors in self._start.items()}
+        pair, batches = self._pair, self._batches
         self._report(f"distilling rank {rank} over {_num_tokens(batches.train)} tokens")
-        _enter(pair, start)
-        distil(pair, batches.train, order.config(rank), self._tell)
-        files = adapter_files(pair.layers, order.config(rank), pair.student.spec.name)
-        learned = _state(pair)
+        _enter(pair, {name: factors.first(rank) for name, factors in self._start.items()})
+        start = self._files(rank)
+        distil(pair, batches.train, self._order.config(rank), self._tell)
+        files = self._files(rank)
+        # What is served is what the file holds, in bfloat16; so that is what is measured.
         self._measure(
             {
-                closed_form_name(rank): partial(_enter, pair, start),
-                restored_name(rank): partial(_enter, pair, learned),
+                closed_form_name(rank): partial(_enter, pair, _stored(start, pair)),
+                restored_name(rank): partial(_enter, pair, _stored(files, pair)),
             }
         )
         return Restored(rank, files, self.findings())
+
+    def _files(self, rank: int) -> AdapterFiles:
+        """The layers as they stand."""
+        pair = self._pair
+        return adapter_files(pair.layers, self._order.config(rank), pair.student.spec.name)
 
     def _closed_form(self, rank: int) -> State:
         """Moments are those of the original's inputs: what the layers should be given."""
@@ -176,10 +183,12 @@ def _leave(pair: Pair) -> None:
             layer.b.zero_()
 
 
-def _state(pair: Pair) -> State:
+def _stored(files: AdapterFiles, pair: Pair) -> State:
+    config, base = parse_config(files.config), pair.student
+    layers = parse_weights(config, files.weights, base.spec, max_rank=config.r)
     return {
-        name: Factors(layer.a.detach().clone(), layer.b.detach().clone())
-        for name, layer in pair.layers.items()
+        name: Factors(layer.a.float().to(base.device), layer.b.float().to(base.device))
+        for name, layer in layers.items()
     }
 
 
