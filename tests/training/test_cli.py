@@ -248,7 +248,6 @@ def test_the_program_tells_an_error_in_one_line(tmp_path: Path) -> None:
 def test_help_and_list_need_no_torch() -> None:
     program = """
 import sys
-from finlora.training import run
 from finlora.training.cli import main
 from finlora.training.config_files import load_config
 main(["--list"])
