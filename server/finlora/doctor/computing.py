@@ -15,8 +15,8 @@ from finlora.native import library
 from finlora.threads import usable_cores, wanted_threads
 
 FASTER = (
-    "a CPU with AVX512_BF16 (Intel since Sapphire Rapids, AMD since Zen 4) or a GPU is several "
-    "times faster"
+    "a CPU with AVX512_BF16 (Intel since Sapphire Rapids, AMD since Zen 4) or a GPU computes in "
+    "bfloat16"
 )
 COMPILE = "where there is a C compiler, install finlora again: several times faster"
 ANY_SHAPE = LinearShape(in_features=1024, out_features=1024)
