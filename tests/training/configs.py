@@ -26,3 +26,8 @@ def write_config(folder: Path, base: Path, **fields: Any) -> Path:
     file = folder / "configs.json"
     file.write_text(json.dumps({"verbs": {**CONFIG, "base_model": str(base), **fields}}))
     return file
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file in a folder, which need not be there."""
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []

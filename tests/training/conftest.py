@@ -7,6 +7,8 @@ import torch
 from finlora.config import Quantization
 from finlora.model import LoadedBase, load_base
 from tests.tiny_models import build
+from tests.training.configs import write_config
+from tests.training.rows import write_rows
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,10 @@ def load(base_folder: Path) -> Callable[..., LoadedBase]:
         return load_base(str(base_folder), quantization, device="cpu", dtype=dtype, training=True)
 
     return get
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, base_folder: Path) -> Path:
+    """The configuration `verbs`, beside its rows."""
+    write_rows(tmp_path / "rows.jsonl")
+    return write_config(tmp_path, base_folder)
