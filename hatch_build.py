@@ -19,9 +19,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ADAPTERS = "adapters_registry"
 SHIPPED = Path("server/finlora/_shipped")
 NATIVE = Path("server/finlora/native")
-LIBRARY = NATIVE / "_kernels.so"
-PARTIAL = NATIVE / "_kernels.partial.so"
-# The rest of the processor's abilities is looked at when the library is loaded.
+ONLY_AVX512 = "*_avx512.c"  # sources that the first library goes without
+# Which one a processor can run is looked at when they are loaded.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "_kernels.so": (),
+    "_kernels_avx512.so": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16"),
+}
 COMPILE = ("-std=c11", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-c")
 # Not with -fopenmp: the threads are to be those of the OpenMP library that torch has loaded.
 LINK = ("-shared",)
@@ -40,14 +43,16 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
             build_data["force_include"].update(_adapters(Path(self.root)))
         if not _is_known_machine():
             return
-        try:
-            _compile(Path(self.root))
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self.app.display_warning(f"finlora's C kernels are left out: {_reason(error)}")
-            return
-        build_data["artifacts"].append(LIBRARY.as_posix())
-        build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-linux_x86_64"
+        for name in LIBRARIES:
+            try:
+                _compile(Path(self.root) / NATIVE, name)
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                kernels = "C kernels" if name == "_kernels.so" else "C kernels for AVX512_BF16"
+                self.app.display_warning(f"finlora's {kernels} are left out: {_reason(error)}")
+                return
+            build_data["artifacts"].append((NATIVE / name).as_posix())
+            build_data["pure_python"] = False
+            build_data["tag"] = "py3-none-linux_x86_64"
 
 
 def _adapters(root: Path) -> dict[str, str]:
@@ -60,16 +65,20 @@ def _is_known_machine() -> bool:
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-def _compile(root: Path) -> None:
-    compiler = _compiler()
+def _compile(native: Path, name: str) -> None:
+    compiler, flags = _compiler(), LIBRARIES[name]
+    sources = set(native.glob("*.c"))
+    if not flags:
+        sources -= set(native.glob(ONLY_AVX512))
+    partial = native / f"partial{name}"
     with tempfile.TemporaryDirectory() as folder:
         objects = []
-        for source in sorted((root / NATIVE).glob("*.c")):
+        for source in sorted(sources):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
-            _run(*compiler, *COMPILE, str(source), "-o", objects[-1])
-        _run(*compiler, *LINK, *objects, "-o", str(root / PARTIAL))
+            _run(*compiler, *COMPILE, *flags, str(source), "-o", objects[-1])
+        _run(*compiler, *LINK, *objects, "-o", str(partial))
     # Replaced, not overwritten: a running server has the old one mapped.
-    (root / PARTIAL).replace(root / LIBRARY)
+    partial.replace(native / name)
 
 
 def _compiler() -> list[str]:

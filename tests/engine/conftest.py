@@ -28,9 +28,9 @@ class World:
     registry: AdapterRegistry
     adapters: dict[str, Adapter]
 
-    def load(self) -> LoadedBase:
-        """NF4 in float32: the packed kernel computes in bf16 and is left out."""
-        return load_base(str(self.base), Quantization.NF4, device="cpu", dtype=torch.float32)
+    def load(self, dtype: torch.dtype = torch.float32) -> LoadedBase:
+        """NF4, in float32 wherever the tests run: an oracle needs the same numbers."""
+        return load_base(str(self.base), Quantization.NF4, device="cpu", dtype=dtype)
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +60,22 @@ def make_engine() -> Iterator[EngineMaker]:
     """Engines over a world; at the end of the test nothing may be left in them."""
     made: list[EngineUnderTest] = []
 
-    def make(world: World, **settings: object) -> EngineUnderTest:
-        engine = EngineUnderTest(world.load(), world.registry, **settings)
+    def make(
+        world: World, *, dtype: torch.dtype = torch.float32, **settings: object
+    ) -> EngineUnderTest:
+        engine = EngineUnderTest(world.load(dtype), world.registry, **settings)
         made.append(engine)
         return engine
 
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture
+def without_avx512_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose compiler did not know AVX512_BF16."""
+    monkeypatch.setattr(library, "avx512_obstacle", lambda: "switched off by a test")
 
 
 @pytest.fixture

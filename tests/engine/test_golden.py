@@ -27,6 +27,7 @@ def four_bit_layers(model: PreTrainedModel) -> list[Linear4bit]:
 
 
 @needs_packing
+@pytest.mark.usefixtures("without_avx512_kernels")
 def test_all_layers_are_packed_before_anybody_else_can_run_them(
     base: LoadedBase, tmp_path: Path
 ) -> None:
@@ -39,6 +40,7 @@ def test_all_layers_are_packed_before_anybody_else_can_run_them(
 
 
 @needs_packing
+@pytest.mark.usefixtures("without_avx512_kernels")
 @pytest.mark.parametrize("index", [0, 100, 209])
 def test_one_layer_broken_by_packing_is_found(
     base: LoadedBase, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

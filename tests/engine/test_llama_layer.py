@@ -13,9 +13,12 @@ from finlora.engine.model_runner import ModelRunner
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import EngineUnderTest
 from tests.engine.test_parity import prompts
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_avx512_kernels, needs_kernels
 
 NUM_LAYERS = 2  # of the tiny models
+both_types = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_avx512_kernels)]
+)
 PARTS = ("_proj", "norm", "self_attn", "mlp")
 Rows = list[tuple[list[int], Adapter | None]]
 Run = tuple[tuple[int, ...], list[Tensor]]
@@ -43,6 +46,12 @@ def assert_same_bits(found: list[Run], expected: list[Run]) -> None:
 
 
 @pytest.fixture
+def any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU where torch multiplies no number of rows faster."""
+    monkeypatch.setattr("finlora.engine.llama_layer.max_rows", lambda: None)
+
+
+@pytest.fixture
 def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often layers went which way."""
     counts = {"in one call": 0, "by modules": 0}
@@ -61,6 +70,8 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 @needs_kernels
+@pytest.mark.usefixtures("any_number_of_rows")
+@both_types
 # Mistral's tokens see 16 positions; Qwen2's queries, keys and values have biases, Qwen3's norms.
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
@@ -71,10 +82,11 @@ def test_one_call_gives_the_bits_of_the_modules(
     monkeypatch: pytest.MonkeyPatch,
     architecture: str,
     settings: dict[str, int],
+    dtype: torch.dtype,
 ) -> None:
     world = worlds(architecture)
     rows = rows_of(world, list(world.adapters))
-    engine = make_engine(world, **settings)
+    engine = make_engine(world, dtype=dtype, **settings)
     assert all(layer._native is not None for layer in own_layers(engine))
     assert len(own_layers(engine)) == NUM_LAYERS
     engine.warm(adapter for _, adapter in rows if adapter is not None)
@@ -88,11 +100,12 @@ def test_one_call_gives_the_bits_of_the_modules(
 
 
 @needs_kernels
+@both_types
 def test_without_adapters_the_bits_are_the_same_too(
-    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+    llama: World, make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     rows = rows_of(llama, ())
-    engine = make_engine(llama, max_loras=0)
+    engine = make_engine(llama, dtype=dtype, max_loras=0)
     assert all(layer._native is not None for layer in own_layers(engine))
     assert len(own_layers(engine)) == NUM_LAYERS
     found = engine.run(rows, cache_salt="found")
@@ -101,6 +114,7 @@ def test_without_adapters_the_bits_are_the_same_too(
 
 
 @needs_kernels
+@both_types
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 20}], ids=["whole", "chunks"])
 def test_the_last_layer_computes_the_rows_that_are_wanted(
@@ -108,10 +122,11 @@ def test_the_last_layer_computes_the_rows_that_are_wanted(
     make_engine: EngineMaker,
     architecture: str,
     settings: dict[str, int],
+    dtype: torch.dtype,
 ) -> None:
     world = worlds(architecture)
     rows = rows_of(world, list(world.adapters))
-    engine = make_engine(world, **settings)
+    engine = make_engine(world, dtype=dtype, **settings)
     engine.warm(world.adapters.values())
     seen: list[int] = []
     own_layers(engine)[-1].mlp.register_forward_pre_hook(

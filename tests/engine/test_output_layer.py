@@ -22,7 +22,7 @@ from finlora.engine.unpacked_layers import replace_unpacked_layers
 from finlora.model import load_base, memory_bytes
 from finlora.native import library
 from tests.engine.conftest import World
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import needs_avx512_kernels, needs_kernels
 
 NUM_ROWS = [0, 1, 5, MAX_ROWS, MAX_ROWS + 1]
 IDS = torch.tensor([[3, 499, 3, 0, 511]])
@@ -156,11 +156,34 @@ def test_a_vocabulary_of_no_whole_panels_stays(llama: World) -> None:
     assert isinstance(model.lm_head, TransposedLinear)
 
 
-def test_other_types_and_layers_with_a_bias_are_left_alone(llama: World) -> None:
+@needs_avx512_kernels
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_layer_that_computes_in_bfloat16(llama: World, tied: bool) -> None:
+    model = load(llama, torch.bfloat16)
+    before = model.lm_head
+    model.model.embed_tokens.weight = (
+        before.weight if tied else nn.Parameter(before.weight.flip(0), requires_grad=False)
+    )
+    embedded = model.model.embed_tokens(IDS)
+    x = torch.randn(1, 7, before.in_features, dtype=torch.bfloat16)
+    expected = x.double() @ before.weight.double().T
+    assert replace_output_layer(model) == 0
+    assert isinstance(model.lm_head, HalfLinear)
+    assert output_layer_bytes(model) == before.weight.nbytes
+    torch.testing.assert_close(model.lm_head(x).double(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.model.embed_tokens(IDS), embedded)
+    assert isinstance(model.model.embed_tokens, HalfEmbedding) == tied
+
+
+@pytest.mark.usefixtures("without_avx512_kernels")
+def test_without_kernels_for_it_bfloat16_stays(llama: World) -> None:
     model = load(llama, torch.bfloat16)
     before = model.lm_head
     assert replace_output_layer(model) == 0
     assert model.lm_head is before
+
+
+def test_layers_with_a_bias_are_left_alone(llama: World) -> None:
     model = load(llama)
     model.set_output_embeddings(nn.Linear(4, 4))
     assert replace_output_layer(model) == 0

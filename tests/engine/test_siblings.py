@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from finlora.bases.spec import LinearShape
 from finlora.config import Quantization
 from finlora.engine.packed_linear import PackedLinear, replace_packed_layers
+from finlora.engine.paired_linear import PairedLinear
 from finlora.engine.panel_linear import PanelLinear
 from finlora.engine.siblings import LayerGroup, Sibling, Siblings, group_layers, install
 from finlora.engine.unpacked_layers import replace_unpacked_layers
@@ -47,6 +48,7 @@ def test_only_siblings_of_one_parent_and_one_width_are_grouped() -> None:
     ("quantization", "dtype", "joined"),
     [
         (Quantization.NF4, torch.bfloat16, PackedLinear),
+        (Quantization.NF4, torch.bfloat16, PairedLinear),
         (Quantization.NF4, torch.float32, PanelLinear),
         (Quantization.NF4, torch.float32, UnpackedLinear),
         (Quantization.INT8, torch.float32, Siblings),
@@ -65,6 +67,8 @@ def test_every_layer_computes_what_it_did_alone(
         monkeypatch.setattr(library, "obstacle", lambda: "none is there")
     if joined is PanelLinear and library.obstacle():
         pytest.skip(f"compiled kernels: {library.obstacle()}")
+    if joined is PairedLinear and library.avx512_obstacle():
+        pytest.skip(f"compiled kernels: {library.avx512_obstacle()}")
     base = load_base(str(worlds(architecture).base), quantization, device="cpu", dtype=dtype)
     if joined is PackedLinear and not pack(base.model):
         pytest.skip("this CPU has no packed kernel")

@@ -67,6 +67,7 @@ def test_rows_of_generated_tokens_stay_with_the_packed_kernel(llama: World) -> N
         assert not torch.equal(before, F.linear(x, weight)), "the paths cannot be told apart"
 
 
+@pytest.mark.usefixtures("without_avx512_kernels")
 def test_served_with_copies_a_request_is_bit_equal_alone_and_in_a_batch(tmp_path: Path) -> None:
     base = load_base(DEFAULT_BASE, Quantization.NF4)
     engine = EngineUnderTest(base, AdapterRegistry(tmp_path), wide_copies=True)

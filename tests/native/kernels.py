@@ -10,6 +10,10 @@ from finlora.native import library
 
 MISSING = library.obstacle()
 needs_kernels = pytest.mark.skipif(MISSING is not None, reason=f"compiled kernels: {MISSING}")
+AVX512_MISSING = library.avx512_obstacle()
+needs_avx512_kernels = pytest.mark.skipif(
+    AVX512_MISSING is not None, reason=f"compiled kernels: {AVX512_MISSING}"
+)
 
 
 @contextmanager

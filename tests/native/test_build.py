@@ -14,6 +14,7 @@ from tests.native.kernels import needs_kernels
 ROOT = Path(__file__).parents[2]
 NEEDED = ("README.md", "LICENSE", "NOTICE", "pyproject.toml", "hatch_build.py")
 LIBRARY = "finlora/native/_kernels.so"
+AVX512_LIBRARY = "finlora/native/_kernels_avx512.so"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,21 @@ def test_with_a_compiler_the_wheel_is_for_this_kind_of_machine(
     wheel, _ = build(sources, compiler)
     assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
     with zipfile.ZipFile(wheel) as archive:
+        assert {LIBRARY, AVX512_LIBRARY} <= set(archive.namelist())
+
+
+@needs_kernels
+def test_a_compiler_that_knows_no_avx512_bf16_leaves_out_its_kernels_alone(
+    sources: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old-cc"
+    old.write_text('#!/bin/sh\ncase "$*" in *avx512bf16*) exit 1;; esac\nexec cc "$@"\n')
+    old.chmod(0o755)
+    wheel, printed = build(sources, str(old))
+    with zipfile.ZipFile(wheel) as archive:
         assert LIBRARY in archive.namelist()
+        assert AVX512_LIBRARY not in archive.namelist()
+    assert "finlora's C kernels for AVX512_BF16 are left out" in printed
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false", "cc 'unbalanced"])

@@ -105,7 +105,8 @@ def test_silu_of_every_bfloat16_is_torchs() -> None:
     found, expected = gated_silu(gate, torch.ones_like(gate)), F.silu(gate)
     # Torch goes on to -88.7 with numbers below 1e-36.
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-36, equal_nan=True)
-    regular = gate.abs() < 87
+    # A CPU with AVX512_BF16 keeps no numbers below the smallest normal one.
+    regular = (gate.abs() < 87) & (expected.abs() >= torch.finfo(torch.float32).tiny)
     assert share_of_differences(found[regular], expected[regular]) < 0.001
 
 

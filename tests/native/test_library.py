@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finlora.native import library
+from tests.native.kernels import needs_avx512_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,20 @@ def fresh() -> Iterator[None]:
 def test_the_source_and_its_reader_are_of_one_version() -> None:
     source = library.LIBRARY.with_name("version.c").read_text()
     assert f"finlora_kernels_version(void) {{ return {library.VERSION}; }}" in source
+
+
+@needs_avx512_kernels
+@pytest.mark.parametrize("content", [None, b"of an older compiler"])
+def test_without_kernels_for_avx512_bf16_the_others_serve(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert library.avx512_obstacle() is None
+    library.load.cache_clear()
+    monkeypatch.setattr(library, "AVX512_LIBRARY", tmp_path / "_kernels_avx512.so")
+    if content is not None:
+        library.AVX512_LIBRARY.write_bytes(content)
+    assert library.obstacle() is None
+    assert "nothing was compiled for it" in (library.avx512_obstacle() or "")
 
 
 def test_a_cpu_without_avx2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,10 +112,12 @@ def assemble(
 
 def _replace_modules(model: PreTrainedModel) -> dict[str, int]:
     """Put what is fastest here in place of the model's own; the bytes of its parts then."""
-    pack(model)
     num_bytes = memory_bytes(model)
-    replace_packed_layers(model)
     num_bytes["scales"] += replace_unpacked_layers(model)
+    num_bytes["scales"] -= memory_bytes(model)["scales"]
+    pack(model)
+    num_bytes["scales"] += memory_bytes(model)["scales"]
+    replace_packed_layers(model)
     num_bytes["embeddings"] -= replace_output_layer(model)
     compile_modules(model)
     return num_bytes

@@ -8,6 +8,7 @@ in every layer. What is computed is the same either way, bit by bit.
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -48,7 +49,8 @@ class LlamaLayer(nn.Module):
         self.post_attention_layernorm: nn.Module = layer.post_attention_layernorm
         parts = native_parts(layer)
         self._native = None if parts is None else DecoderLayer(parts)
-        self._max_rows = max_rows()
+        in_float32 = self._native is not None and self._native.dtype is torch.float32
+        self._max_rows = max_rows() if in_float32 else None
         self._slots = slots
         self._rows = rows
         self._is_last = is_last

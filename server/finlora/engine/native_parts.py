@@ -3,16 +3,19 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finlora.engine.borrowed_slots import BorrowedSlots
 from finlora.engine.compiled_modules import CompiledMLP, CompiledRMSNorm
 from finlora.engine.llama_attention import NativeLlamaAttention
 from finlora.engine.lora import LoRALinear
+from finlora.engine.paired_linear import PairedLinear
 from finlora.engine.panel_linear import PanelLinear
 from finlora.engine.siblings import Sibling
 from finlora.native.decoder_layer import Heads, Linear, Norm, Parts
+from finlora.native.four_bit import PanelWeight
 from finlora.native.lora import SlotUpdates
+from finlora.native.paired import PairedWeight
 
 
 class _NoKernelError(Exception):
@@ -24,7 +27,7 @@ def native_parts(layer: Any) -> Parts | None:
     attention, mlp = layer.self_attn, layer.mlp
     try:
         _check(isinstance(attention, NativeLlamaAttention) and isinstance(mlp, CompiledMLP))
-        return Parts(
+        parts = Parts(
             attention_norm=_norm(layer.input_layernorm),
             query_key_value=_linear(attention.q_proj, attention.k_proj, attention.v_proj),
             heads=_heads(attention),
@@ -33,12 +36,14 @@ def native_parts(layer: Any) -> Parts | None:
             gate_up=_linear(mlp.gate_proj, mlp.up_proj),
             down=_linear(mlp.down_proj),
         )
+        _check(_are_of_one_type(parts))
+        return parts
     except _NoKernelError:
         return None
 
 
 def _norm(norm: nn.Module) -> Norm:
-    if not isinstance(norm, CompiledRMSNorm) or norm.weight.dtype is not torch.float32:
+    if not isinstance(norm, CompiledRMSNorm):
         raise _NoKernelError
     return Norm(norm.weight, norm.eps)
 
@@ -51,7 +56,7 @@ def _linear(*layers: nn.Module) -> Linear:
     base, updates = adapted, None
     if isinstance(adapted, LoRALinear):
         base, updates = adapted.base, _updates(adapted)
-    if not isinstance(base, PanelLinear):
+    if not isinstance(base, PanelLinear | PairedLinear):
         raise _NoKernelError
     return Linear(base.panels, base.bias, updates)
 
@@ -71,6 +76,19 @@ def _heads(attention: NativeLlamaAttention) -> Heads:
         attention.scores.scaling,
         _head_norm(attention.q_norm),
         _head_norm(attention.k_norm),
+    )
+
+
+def _are_of_one_type(parts: Parts) -> bool:
+    """Whether all computes in the type of the first norm, as four-bit layers of its kind do."""
+    dtype = parts.attention_norm.weight.dtype
+    kind = PairedWeight if dtype is torch.bfloat16 else PanelWeight
+    linears = (parts.query_key_value, parts.output, parts.gate_up, parts.down)
+    norms = (parts.mlp_norm, parts.heads.query_norm, parts.heads.key_norm)
+    vectors: list[Tensor | None] = [linear.bias for linear in linears]
+    vectors += [norm.weight for norm in norms if norm is not None]
+    return all(isinstance(linear.weight, kind) for linear in linears) and all(
+        vector.dtype is dtype for vector in vectors if vector is not None
     )
 
 

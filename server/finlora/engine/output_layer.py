@@ -1,9 +1,11 @@
-"""The output layer in float32 on a CPU: a few rows by the weight of a whole vocabulary.
+"""The output layer on a CPU: a few rows by the weight of a whole vocabulary.
 
-Most models come in bfloat16. Where our own kernels can be used, such a weight is kept so and
-widened in the product: half of the memory, and half of what few rows wait for. An input embedding
-that shares the weight shares the panels. Other weights stay in float32; of them the library
-computes W x^T up to three times as fast as x W^T (2 to 64 rows, 49,152 outputs).
+Most models come in bfloat16. Where our own kernels can be used, such a weight is kept so: it is
+multiplied as it is with rows in bfloat16, for which the library would rearrange it in every step,
+and widened in the product with rows in float32, which takes half of the memory and of what few rows
+wait for. An input embedding that shares the weight shares the panels. Other weights stay in
+float32; of them the library computes W x^T up to three times as fast as x W^T (2 to 64 rows, 49,152
+outputs).
 """
 
 from typing import Any
@@ -13,11 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finlora.native import library
+from finlora.native import library, paired
 from finlora.native.four_bit import PANEL
 from finlora.native.half import HalfPanels, is_exact
+from finlora.native.paired import PairedPanels
 
 MAX_ROWS = 64  # beyond, a result whose columns are neighbours in memory costs more than it saves
+
+
+Panels = HalfPanels | PairedPanels
 
 
 class TransposedLinear(nn.Module):
@@ -36,9 +42,9 @@ class TransposedLinear(nn.Module):
 
 
 class HalfLinear(nn.Module):
-    """A layer without bias whose weight is kept in bfloat16; float32 in, float32 out."""
+    """A layer without bias whose weight is kept in bfloat16; of the panels' rows, float32 out."""
 
-    def __init__(self, panels: HalfPanels) -> None:
+    def __init__(self, panels: Panels) -> None:
         super().__init__()
         self.panels = panels
         self.weight = _stand_in()
@@ -50,9 +56,9 @@ class HalfLinear(nn.Module):
 
 
 class HalfEmbedding(nn.Module):
-    """An embedding kept in bfloat16 that gives float32."""
+    """An embedding kept in bfloat16 that gives rows as the panels take them."""
 
-    def __init__(self, panels: HalfPanels) -> None:
+    def __init__(self, panels: Panels) -> None:
         super().__init__()
         self.panels = panels
         self.weight = _stand_in()
@@ -65,17 +71,18 @@ class HalfEmbedding(nn.Module):
 def replace_output_layer(model: PreTrainedModel) -> int:
     """Put a faster layer in place of the output layer, if one fits; bytes that it saves.
 
-    A weight kept in bfloat16 is freed in float32, so the embedding that shares it is replaced too.
+    The embedding that shares a weight put in panels is replaced too: the weight is freed.
     """
     layer: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
-    if not _is_float32_without_bias(layer):
+    if type(layer) is not nn.Linear or layer.bias is not None or layer.weight.device.type != "cpu":
         return 0
     is_tied = embedding.weight.data_ptr() == layer.weight.data_ptr()
-    if not fits_half(layer.weight) or (is_tied and not _is_plain(embedding)):
-        model.set_output_embeddings(TransposedLinear(layer))
+    if not _fits_panels(layer.weight) or (is_tied and not _is_plain(embedding)):
+        if layer.weight.dtype is torch.float32:
+            model.set_output_embeddings(TransposedLinear(layer))
         return 0
-    panels = HalfPanels.arrange(layer.weight)
+    panels = _arranged(layer.weight)
     num_bytes: int = layer.weight.nbytes - panels.nbytes
     model.set_output_embeddings(HalfLinear(panels))
     if is_tied:
@@ -96,14 +103,24 @@ def output_layer_bytes(model: PreTrainedModel) -> int:
 
 
 def fits_half(weight: Tensor) -> bool:
-    """Whether a weight on a CPU can be kept in bfloat16 without changing a number."""
-    return len(weight) % PANEL == 0 and library.obstacle() is None and is_exact(weight)
+    """Whether a float32 weight on a CPU can be kept in bfloat16 without changing a number."""
+    return (
+        weight.dtype is torch.float32
+        and len(weight) % PANEL == 0
+        and library.obstacle() is None
+        and is_exact(weight)
+    )
 
 
-def _is_float32_without_bias(layer: Any) -> bool:
-    if type(layer) is not nn.Linear or layer.bias is not None:
-        return False
-    return layer.weight.dtype is torch.float32 and layer.weight.device.type == "cpu"
+def _fits_panels(weight: Tensor) -> bool:
+    if weight.dtype is torch.bfloat16:
+        fits = len(weight) % paired.PANEL == 0 and weight.shape[1] % 2 == 0
+        return fits and library.avx512_obstacle() is None
+    return fits_half(weight)
+
+
+def _arranged(weight: Tensor) -> Panels:
+    return (PairedPanels if weight.dtype is torch.bfloat16 else HalfPanels).arrange(weight)
 
 
 def _is_plain(embedding: nn.Module) -> bool:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from finlora.bases.spec import LinearShape
 from finlora.engine.packed_linear import PackedLinear
+from finlora.engine.paired_linear import PairedLinear
 from finlora.engine.panel_linear import PanelLinear
 from finlora.engine.unpacked_linear import UnpackedLinear
 
 # Kinds of four-bit layers, which join and multiply without their bias by themselves.
-FOUR_BIT = (PackedLinear, PanelLinear, UnpackedLinear)
+FOUR_BIT = (PackedLinear, PairedLinear, PanelLinear, UnpackedLinear)
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 

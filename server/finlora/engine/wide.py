@@ -17,6 +17,7 @@ class WideWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.nbytes = weight.nbytes
+        self._out_features = len(weight)
         self._arranged = _can_be_arranged(weight)
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), NUM_ROWS_HINT)
@@ -26,8 +27,10 @@ class WideWeight:
 
     def product(self, x: Tensor) -> Tensor:
         """[n, in_features] -> [n, out_features]."""
-        if not self._arranged or not len(x):  # a step may want no logits at all
+        if not self._arranged:
             return F.linear(x, self._weight)
+        if not len(x):  # a step may want no logits at all
+            return x.new_empty(0, self._out_features)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return y
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from finlora.native.four_bit import PanelWeight
 from finlora.native.library import address, load
 from finlora.native.lora import SlotUpdates
+from finlora.native.paired import PairedWeight
 
 
 class _NormRecord(ctypes.Structure):
@@ -55,6 +56,7 @@ class _StepRecord(ctypes.Structure):
         ("num_spans", ctypes.c_int64),
         ("segments", ctypes.c_void_p),
         ("num_segments", ctypes.c_int64),
+        ("half", ctypes.c_int),
         ("num_threads", ctypes.c_int),
     )
 
@@ -71,7 +73,7 @@ class Norm:
 class Linear:
     """A layer, or joined ones, and the slots that adapt it."""
 
-    weight: PanelWeight
+    weight: PanelWeight | PairedWeight
     bias: Tensor | None
     adapters: SlotUpdates | None
 
@@ -119,8 +121,12 @@ class DecoderLayer:
     """One layer; borrows the tensors of its parts."""
 
     def __init__(self, parts: Parts) -> None:
-        """Everything is float32. Raises KernelsUnusableError."""
+        """Everything is of one type: float32, or bfloat16 with paired weights.
+
+        Raises KernelsUnusableError.
+        """
         self._parts = parts  # the record has nothing but addresses
+        self.dtype = parts.attention_norm.weight.dtype
         self._library = load()
         heads, inner = parts.heads, parts.down.weight.in_features
         self._record = _LayerRecord(
@@ -145,7 +151,7 @@ class DecoderLayer:
 
     def run(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> the same, in a new tensor; keys and values go to their pages."""
-        assert {t.dtype for t in (x, step.cos, step.sin, step.pool)} == {torch.float32}
+        assert {t.dtype for t in (x, step.cos, step.sin, step.pool)} == {self.dtype}
         x, cos, sin = x.contiguous(), step.cos.contiguous(), step.sin.contiguous()
         num_tokens = x.shape[0]
         segments = step.segments
@@ -161,6 +167,7 @@ class DecoderLayer:
             step.spans.shape[0],
             None if segments is None else address(segments),
             0 if segments is None else segments.shape[0],
+            self.dtype is torch.bfloat16,
             torch.get_num_threads(),
         )
         out, workspace = torch.empty_like(x), x.new_empty(num_tokens, self._workspace)

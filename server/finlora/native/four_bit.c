@@ -23,7 +23,7 @@
 INLINE const float *scales_at(const four_bit_weight *w, int64_t panel, int64_t in_feature)
 {
     const int64_t num_blocks = w->in_features / w->block_size;
-    return w->scales + (panel * num_blocks + in_feature / w->block_size) * PANEL;
+    return (const float *)w->scales + (panel * num_blocks + in_feature / w->block_size) * PANEL;
 }
 
 typedef struct {

@@ -5,10 +5,11 @@
 
 #include <stdint.h>
 
-/* Four-bit weights; four_bit.c tells how they lie. */
+/* Four-bit weights for rows in float32 or in bfloat16; four_bit.c and four_bit_avx512.c tell how their
+ * codes and scales lie. */
 typedef struct {
-    const uint8_t *codes;   /* [out_features / 16, in_features, 8] */
-    const float *scales;    /* [out_features / 16, in_features / block_size, 16] */
+    const uint8_t *codes;
+    const void *scales;     /* of the rows' type */
     const float *code_book; /* [16] */
     int64_t in_features, out_features, block_size;
 } four_bit_weight;
@@ -32,6 +33,9 @@ typedef struct {
 void finlora_four_bit_product(const four_bit_weight *w, const float *x, int64_t num_rows,
                               const float *low, const float *columns, int64_t num_ranks, float *y,
                               int num_threads);
+
+void finlora_four_bit_half_product(const four_bit_weight *w, const uint16_t *x, int64_t num_rows,
+                                   uint16_t *y, int num_threads);
 
 void finlora_lora(const lora_slots *slots, const void *x, int64_t x_stride, void *y,
                   int64_t y_stride, const void *bias, const int64_t *segments,

@@ -8,6 +8,9 @@
 
 #include "kernels.h"
 #include "rows.h"
+#ifdef __AVX512BF16__
+#include "lora_rows_avx512.h"
+#endif
 
 #define MAX_RANKS 1024 /* of all layers of a slot */
 #define MAX_FEATURES 32768
@@ -26,7 +29,8 @@ typedef struct {
 
 typedef struct {
     const void *a[MAX_RANKS + VECTORS_AHEAD + 1], *b[MAX_RANKS];
-    float hidden[MAX_RANKS + 1][GROUP];
+    float hidden[MAX_RANKS + GROUP][GROUP];
+    uint32_t pairs[MAX_RANKS][GROUP]; /* of hidden, in bfloat16 */
     float wide[GROUP * MAX_FEATURES]; /* rows in float32 */
 } scratch;
 
@@ -81,11 +85,40 @@ INLINE void scale(float *y, int64_t y_stride, int count, int64_t size, const voi
     }
 }
 
+#ifdef __AVX512BF16__
+/* Rows [row, row + count), a constant number of them; all is bfloat16. */
+INLINE void update_half_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s)
+{
+    const lora_slots *l = u->slots;
+    half_dot_products((const uint16_t *)u->x + row * u->x_stride, u->x_stride, count, s->a,
+                      num_ranks(l, slot), l->in_features, s->hidden);
+    int64_t rank = 0, column = 0;
+    for (int64_t layer = 0; layer < l->num_layers; layer++) {
+        const lora own = layers_of(l, slot)[layer];
+        uint16_t *y = (uint16_t *)u->y + row * u->y_stride + column;
+        if (own.rank) {
+            pair_up(s->hidden + rank, own.rank, s->pairs);
+            add_half_products(y, u->y_stride, count, s->b + rank, own.rank,
+                              l->column_ends[layer] - column, s->pairs, own.magnitude,
+                              u->bias ? at(u->bias, column, 1) : 0);
+        }
+        rank += own.rank;
+        column = l->column_ends[layer];
+    }
+}
+#endif
+
 /* Rows [row, row + count), a constant number of them; of bfloat16 with `half`, as are the weights with
  * `narrow`. */
 INLINE void update_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s, int half,
                         int narrow)
 {
+#ifdef __AVX512BF16__
+    if (half) {
+        update_half_rows(u, slot, row, count, s);
+        return;
+    }
+#endif
     const lora_slots *l = u->slots;
     const void *x = at(u->x, row * u->x_stride, half);
     if (half)

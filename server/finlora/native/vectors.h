@@ -18,27 +18,37 @@ INLINE const void *at(const void *from, int64_t index, int half)
     return (const char *)from + index * (half ? 2 : 4);
 }
 
+/* To the nearest number in bfloat16, the even one of two. */
+INLINE __m128i narrowed(__m256 x)
+{
+#ifdef __AVX512BF16__
+    return (__m128i)_mm256_cvtneps_pbh(x);
+#else
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+    const __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+    const __m256 kept = _mm256_blendv_ps(_mm256_castsi256_ps(up), nan, is_nan);
+    const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(kept), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+#endif
+}
+
+INLINE __m256 widened(__m128i x)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+
 INLINE __m256 load(const void *from, int64_t index, int half)
 {
     if (!half)
         return _mm256_loadu_ps((const float *)from + index);
-    __m128i bits = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + index));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    return widened(_mm_loadu_si128((const __m128i *)((const uint16_t *)from + index)));
 }
 
-/* To the nearest number that the type has, the even one of two: what a store keeps. */
-INLINE __m256 rounded(__m256 x, int half)
-{
-    if (!half)
-        return x;
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
-    const __m256i kept = _mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000));
-    const __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
-    const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
-    return _mm256_blendv_ps(_mm256_castsi256_ps(kept), nan, is_nan);
-}
+/* What a store keeps of a number. */
+INLINE __m256 rounded(__m256 x, int half) { return half ? widened(narrowed(x)) : x; }
 
 INLINE void store(void *to, int64_t index, __m256 x, int half)
 {
@@ -46,9 +56,7 @@ INLINE void store(void *to, int64_t index, __m256 x, int half)
         _mm256_storeu_ps((float *)to + index, x);
         return;
     }
-    __m256i high = _mm256_srli_epi32(_mm256_castps_si256(rounded(x, half)), 16);
-    __m128i bits = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-    _mm_storeu_si128((__m128i *)((uint16_t *)to + index), bits);
+    _mm_storeu_si128((__m128i *)((uint16_t *)to + index), narrowed(x));
 }
 
 INLINE float sum_of(__m256 x)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,9 +28,9 @@ class FrozenOutputLayer(nn.Module):
 
 def replace_trained_output_layer(model: PreTrainedModel) -> None:
     """Keep the vocabulary's weights in bfloat16 where that changes no number."""
-    if model.config.hidden_size % PANEL:
+    if model.config.hidden_size % PANEL or model.dtype is not torch.float32:
         return
     replace_output_layer(model)
     layer: Any = model.get_output_embeddings()
-    if isinstance(layer, HalfLinear):
+    if isinstance(layer, HalfLinear) and isinstance(layer.panels, HalfPanels):
         model.set_output_embeddings(FrozenOutputLayer(layer.panels, layer.weight))
