@@ -25,7 +25,7 @@ from finlora.bench.driver import Mix, Work
 from finlora.bench.subject import Subject, subject
 from finlora.config import load_settings
 from finlora.engine.grouped_attention import GroupedBatch
-from finlora.engine.llama_layer import LlamaLayer
+from finlora.engine.llama_layer import LlamaStack
 from finlora.engine.lora import LoRALinear
 from finlora.engine.native_attention import NativeBatch
 
@@ -95,9 +95,9 @@ def noted(made: Subject) -> Iterator[Ledger]:
     ledger, runner = Ledger(), made.engine._runner
     model: Any = runner._model
     for layer in model.modules():
-        if isinstance(layer, LlamaLayer):
+        if isinstance(layer, LlamaStack):
             # In one call nothing could be told apart: what that saves is not in these figures.
-            layer._native = None
+            layer.in_one_call._max_rows = 0
         if isinstance(layer, LoRALinear):
             slots = layer.layer_slots
             layer.base.forward = ledger.timed(BASE, layer.base.forward)

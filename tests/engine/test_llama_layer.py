@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finlora.adapters.adapter import Adapter
-from finlora.engine.llama_layer import LlamaLayer
+from finlora.engine.llama_layer import LayersInOneCall, LlamaLayer, LlamaStack
 from finlora.engine.model_runner import ModelRunner
 from tests.engine.conftest import EngineMaker, World
 from tests.engine.harness import EngineUnderTest
@@ -34,6 +34,10 @@ def own_layers(engine: EngineUnderTest) -> list[LlamaLayer]:
     return [m for m in runner_of(engine)._model.modules() if isinstance(m, LlamaLayer)]
 
 
+def has_stack(engine: EngineUnderTest) -> bool:
+    return any(isinstance(m, LlamaStack) for m in runner_of(engine)._model.modules())
+
+
 def rows_of(world: World, names: Sequence[str]) -> Rows:
     adapters = [None, *(world.adapters[name] for name in names)]
     return list(zip(prompts(len(adapters)), adapters, strict=True))
@@ -53,7 +57,7 @@ def any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often layers went which way."""
+    """How often the layers went which way."""
     counts = {"in one call": 0, "by modules": 0}
 
     def counted(name: str, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -63,9 +67,9 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return wrapper
 
-    for name, method in (("in one call", "_in_one_call"), ("by modules", "_by_modules")):
-        original = getattr(LlamaLayer, method)
-        monkeypatch.setattr(LlamaLayer, method, counted(name, original))
+    for name, method in (("in one call", "_natively"), ("by modules", "_one_by_one")):
+        original = getattr(LayersInOneCall, method)
+        monkeypatch.setattr(LayersInOneCall, method, counted(name, original))
     return counts
 
 
@@ -87,14 +91,14 @@ def test_one_call_gives_the_bits_of_the_modules(
     world = worlds(architecture)
     rows = rows_of(world, list(world.adapters))
     engine = make_engine(world, dtype=dtype, **settings)
-    assert all(layer._native is not None for layer in own_layers(engine))
+    assert has_stack(engine)
     assert len(own_layers(engine)) == NUM_LAYERS
     engine.warm(adapter for _, adapter in rows if adapter is not None)
     num_calls.clear()
     num_calls.update({"in one call": 0, "by modules": 0})
     found = engine.run(rows, cache_salt="found")
     assert num_calls["in one call"] > 0 == num_calls["by modules"]
-    monkeypatch.setattr(LlamaLayer, "_fits", lambda *_: False)
+    monkeypatch.setattr(LayersInOneCall, "_fits", lambda *_: False)
     assert_same_bits(found, engine.run(rows, cache_salt="expected"))
     assert num_calls["by modules"] > 0
 
@@ -106,10 +110,10 @@ def test_without_adapters_the_bits_are_the_same_too(
 ) -> None:
     rows = rows_of(llama, ())
     engine = make_engine(llama, dtype=dtype, max_loras=0)
-    assert all(layer._native is not None for layer in own_layers(engine))
+    assert has_stack(engine)
     assert len(own_layers(engine)) == NUM_LAYERS
     found = engine.run(rows, cache_salt="found")
-    monkeypatch.setattr(LlamaLayer, "_fits", lambda *_: False)
+    monkeypatch.setattr(LayersInOneCall, "_fits", lambda *_: False)
     assert_same_bits(found, engine.run(rows, cache_salt="expected"))
 
 

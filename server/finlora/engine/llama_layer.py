@@ -1,10 +1,11 @@
-"""A decoder layer on a packed batch: one call where all of its parts are our own kernels'; the last
-one for no more rows than somebody asked logits of.
+"""Decoder layers on a packed batch: one call for all where their parts are our own kernels'; the
+last one for no more rows than somebody asked logits of.
 
 With few rows half of a step on a small base is the calling of twenty modules and thirty operations
 in every layer. What is computed is the same either way, bit by bit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from finlora.engine.native_attention import NativeBatch
 from finlora.engine.native_parts import native_parts
 from finlora.engine.packed_linear import StepRows
 from finlora.engine.panel_linear import max_rows
-from finlora.native.decoder_layer import DecoderLayer, Step
+from finlora.native.decoder_layer import DecoderLayers, Step, sizes
 
 # They differ in their attention.
 LIKE_LLAMA = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
@@ -47,10 +48,6 @@ class LlamaLayer(nn.Module):
         self.mlp: nn.Module = layer.mlp
         self.input_layernorm: nn.Module = layer.input_layernorm
         self.post_attention_layernorm: nn.Module = layer.post_attention_layernorm
-        parts = native_parts(layer)
-        self._native = None if parts is None else DecoderLayer(parts)
-        in_float32 = self._native is not None and self._native.dtype is torch.float32
-        self._max_rows = max_rows() if in_float32 else None
         self._slots = slots
         self._rows = rows
         self._is_last = is_last
@@ -61,12 +58,6 @@ class LlamaLayer(nn.Module):
         """[1, T, hidden] -> the same; the last layer's `wanted` rows alone."""
         if wanted is not None and self._is_last:
             return self._of_rows(hidden_states, wanted, **step)
-        if self._native is not None and self._fits(hidden_states.shape[1]):
-            return self._in_one_call(self._native, hidden_states[0], **step)[None]
-        return self._by_modules(hidden_states, **step)
-
-    def _by_modules(self, hidden_states: Tensor, **step: Any) -> Tensor:
-        """The same by one module after the other."""
         attended = self.self_attn.attend(self.input_layernorm(hidden_states), **step)
         return self._behind_attention(hidden_states, attended)
 
@@ -84,14 +75,45 @@ class LlamaLayer(nn.Module):
         gated: Tensor = self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states + gated
 
+
+class LayersInOneCall:
+    """What a model calls in place of one layer after the other."""
+
+    def __init__(
+        self, layers: Sequence[LlamaLayer], native: DecoderLayers, slots: LoRASlots
+    ) -> None:
+        self._layers = layers
+        self._native = native
+        self._slots = slots
+        self._max_rows = max_rows() if native.dtype is torch.float32 else None
+
+    def __call__(
+        self, hidden_states: Tensor, *, wanted: WantedRows | None = None, **step: Any
+    ) -> Tensor:
+        """[1, T, hidden] -> the same; or, of the last layer, the `wanted` rows."""
+        if not self._fits(hidden_states.shape[1]):
+            return self._one_by_one(hidden_states, wanted=wanted, **step)
+        # The kernel has no last layer of few rows.
+        num_native = len(self._layers) - (wanted is not None)
+        if num_native:
+            hidden_states = self._natively(hidden_states[0], num_native, **step)[None]
+        for layer in self._layers[num_native:]:
+            hidden_states = layer(hidden_states, wanted=wanted, **step)
+        return hidden_states
+
+    def _one_by_one(self, hidden_states: Tensor, **step: Any) -> Tensor:
+        for layer in self._layers:
+            hidden_states = layer(hidden_states, **step)
+        return hidden_states
+
     def _fits(self, num_rows: int) -> bool:
         """Rows that torch multiplies faster are left to modules."""
         return self._max_rows is None or num_rows <= self._max_rows
 
-    def _in_one_call(
+    def _natively(
         self,
-        native: DecoderLayer,
         rows: Tensor,
+        num_layers: int,
         *,
         position_embeddings: tuple[Tensor, Tensor],
         attention_batch: NativeBatch,
@@ -102,13 +124,25 @@ class LlamaLayer(nn.Module):
         step = Step(
             cos[0],
             sin[0],
-            attention_batch.pools[self.self_attn.layer_idx],
+            attention_batch.pools,
             attention_batch.new_pages,
             attention_batch.table,
             attention_batch.spans,
             None if adapters is None else adapters.described,
         )
-        return native.run(rows, step)
+        return self._native.run(rows, step, num_layers)
+
+
+class LlamaStack(nn.ModuleList):
+    """Layers under their names; a model, which walks over a slice of them, meets one for all."""
+
+    def __init__(self, layers: Sequence[LlamaLayer], in_one_call: LayersInOneCall) -> None:
+        super().__init__(layers)
+        self.in_one_call = in_one_call
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer, or, of a slice, what is called for all."""
+        return [self.in_one_call] if isinstance(index, slice) else super().__getitem__(index)
 
 
 def replace_layers(model: PreTrainedModel, slots: LoRASlots, rows: StepRows) -> bool:
@@ -118,9 +152,21 @@ def replace_layers(model: PreTrainedModel, slots: LoRASlots, rows: StepRows) -> 
     """
     # Of these very classes: one that is made from them may compute something of its own.
     found = [(name, m) for name, m in model.named_modules() if type(m) in LIKE_LLAMA]
-    own = [(n, m) for n, m in found if isinstance(m.self_attn, NativeLlamaAttention)]
+    named = [(n, m) for n, m in found if isinstance(m.self_attn, NativeLlamaAttention)]
     num_layers: int = model.config.get_text_config().num_hidden_layers
-    for name, layer in own:
-        is_last = layer.self_attn.layer_idx == num_layers - 1
-        model.set_submodule(name, LlamaLayer(layer, slots, rows, is_last=is_last))
-    return len(own) == num_layers
+    own = {
+        name: LlamaLayer(layer, slots, rows, is_last=layer.self_attn.layer_idx == num_layers - 1)
+        for name, layer in named
+    }
+    for name, layer in own.items():
+        model.set_submodule(name, layer)
+    if len(own) != num_layers:
+        return False
+    parts = [native_parts(layer) for layer in own.values()]
+    native = [part for part in parts if part is not None]
+    if len(native) == num_layers and len(set(map(sizes, native))) == 1:
+        parent = next(iter(own)).rpartition(".")[0]
+        layers = list(own.values())
+        in_one_call = LayersInOneCall(layers, DecoderLayers(native), slots)
+        model.set_submodule(parent, LlamaStack(layers, in_one_call))
+    return True

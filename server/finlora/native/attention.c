@@ -12,6 +12,9 @@
 
 #include "kernels.h"
 #include "rows.h"
+#ifdef __AVX512BF16__
+#include "half_rows_avx512.h"
+#endif
 
 #define CHUNK 64     /* keys: 16 KiB at 64 numbers each */
 #define MAX_SIZE 256 /* of a head */
@@ -44,13 +47,17 @@ typedef struct {
 } chunk;
 
 typedef struct {
-    float query[MAX_ROWS * MAX_SIZE];
+    float query[MAX_ROWS * MAX_SIZE]; /* or bfloat16, where that is multiplied */
     float sums[MAX_ROWS * MAX_SIZE];
     float maxima[MAX_ROWS], weights[MAX_ROWS]; /* weights: sums of e^(score - maximum) */
     float scores[CHUNK][GROUP];
+    uint32_t pairs[CHUNK][GROUP]; /* of scores that are weights, in bfloat16 */
 } state;
 
 static int64_t heads_of(const attention *a) { return a->num_heads / a->num_kv_heads; }
+
+/* From one row of sums to the next: each begins at a register of 32 numbers. */
+static int64_t sums_stride(const attention *a) { return (a->size + 31) / 32 * 32; }
 
 static int64_t position_of(const attention *a, const tile *t, int64_t row)
 {
@@ -81,6 +88,18 @@ INLINE chunk chunk_at(const attention *a, const tile *t, int64_t begin, int64_t 
     for (int64_t j = c.count; j < c.count + VECTORS_AHEAD; j++)
         c.keys[j] = c.keys[c.count - 1];
     return c;
+}
+
+/* Reads all of a chunk at once: pages lie anywhere, and memory answers many as fast as one. What is
+ * merely asked of it, by prefetches, is dropped when too much is on its way. */
+INLINE void fetch(const attention *a, const chunk *c, int half)
+{
+    const int64_t bytes = a->size * (half ? 2 : 4);
+    for (int64_t j = 0; j < c->count; j++)
+        for (int64_t i = 0; i < bytes; i += 64) {
+            (void)*((const volatile char *)c->keys[j] + i);
+            (void)*((const volatile char *)c->values[j] + i);
+        }
 }
 
 /* Scales scores; those of keys that a row does not see become -inf. */
@@ -126,6 +145,47 @@ static __m128 weigh(float (*scores)[GROUP], int64_t num_keys, float *maxima, flo
     return kept;
 }
 
+#ifdef __AVX512BF16__
+INLINE wide_numbers load_sums(const float *from, __m512 factor)
+{
+    return (wide_numbers){{_mm512_mul_ps(_mm512_loadu_ps(from), factor),
+                           _mm512_mul_ps(_mm512_loadu_ps(from + WIDE / 2), factor)}};
+}
+
+/* attend_rows of bfloat16. */
+INLINE void attend_half_rows(const attention *a, const tile *t, const chunk *c, int64_t row,
+                             int count, int64_t num_keys, state *s)
+{
+    const uint16_t *query = (const uint16_t *)s->query + row * a->size;
+    const int64_t stride = sums_stride(a);
+    float *sums = s->sums + row * stride, kept[GROUP];
+    half_dot_products(query, a->size, count, c->keys, num_keys, a->size, s->scores, 0);
+    mask(a, t, c, row, count, s->scores, (num_keys + 1) & ~1);
+    _mm_storeu_ps(kept, weigh(s->scores, num_keys, s->maxima + row, s->weights + row));
+    pair_up(s->scores, num_keys, s->pairs);
+    for (int64_t d = 0; d < a->size; d += WIDE) {
+        wide_numbers part[GROUP];
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+            part[i] = load_sums(sums + i * stride + d, _mm512_set1_ps(kept[i]));
+        add_half_products(part, count, c->values, num_keys, d, a->size - d, s->pairs);
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++)
+                _mm512_storeu_ps(sums + i * stride + d + half * WIDE / 2, part[i].halves[half]);
+    }
+}
+
+static void store_half_row(const attention *a, const state *s, int64_t row, int64_t to)
+{
+    const float *sums = s->sums + row * sums_stride(a);
+    const __m512 factor = _mm512_set1_ps(1 / s->weights[row]);
+    for (int64_t d = 0; d < a->size; d += WIDE)
+        store_some(a->out, to + d, a->size - d, narrow(load_sums(sums + d, factor)));
+}
+#endif
+
 /* What a chunk adds to rows [row, row + count) of a tile. */
 INLINE void attend_rows(const attention *a, const tile *t, const chunk *c, int64_t row, int count,
                         state *s, int half)
@@ -134,17 +194,23 @@ INLINE void attend_rows(const attention *a, const tile *t, const chunk *c, int64
     if (end <= 0)
         return;
     const int64_t num_keys = end < c->count ? end : c->count;
-    float *sums = s->sums + row * a->size;
-    float kept[GROUP];
+#ifdef __AVX512BF16__
+    if (half) {
+        attend_half_rows(a, t, c, row, count, num_keys, s);
+        return;
+    }
+#endif
+    const int64_t stride = sums_stride(a);
+    float *sums = s->sums + row * stride, kept[GROUP];
     dot_products(s->query + row * a->size, a->size, count, c->keys, num_keys, a->size, s->scores,
-                 row == 0, half);
+                 0, half);
     mask(a, t, c, row, count, s->scores, (num_keys + 1) & ~1);
     _mm_storeu_ps(kept, weigh(s->scores, num_keys, s->maxima + row, s->weights + row));
     for (int i = 0; i < count; i++)
         for (int64_t d = 0; d < a->size; d += LANES)
-            store(sums, i * a->size + d,
-                  _mm256_mul_ps(load(sums, i * a->size + d, 0), _mm256_set1_ps(kept[i])), 0);
-    add_products(sums, a->size, count, c->values, num_keys, a->size, s->scores, half);
+            store(sums, i * stride + d,
+                  _mm256_mul_ps(load(sums, i * stride + d, 0), _mm256_set1_ps(kept[i])), 0);
+    add_products(sums, stride, count, c->values, num_keys, a->size, s->scores, half);
 }
 
 INLINE void attend_chunk(const attention *a, const tile *t, const chunk *c, state *s, int half)
@@ -159,28 +225,51 @@ INLINE void attend_chunk(const attention *a, const tile *t, const chunk *c, stat
     }
 }
 
+INLINE void keep_query(const attention *a, state *s, int64_t row, int64_t from, int half)
+{
+#ifdef __AVX512BF16__
+    if (half) {
+        memcpy((uint16_t *)s->query + row * a->size, at(a->query, from, 1), a->size * 2);
+        return;
+    }
+#endif
+    for (int64_t d = 0; d < a->size; d += LANES)
+        store(s->query, row * a->size + d, load(a->query, from + d, half), 0);
+}
+
+INLINE void store_row(const attention *a, const state *s, int64_t row, int64_t to, int half)
+{
+#ifdef __AVX512BF16__
+    if (half) {
+        store_half_row(a, s, row, to);
+        return;
+    }
+#endif
+    const float *sums = s->sums + row * sums_stride(a);
+    const __m256 sum = _mm256_set1_ps(s->weights[row]);
+    for (int64_t d = 0; d < a->size; d += LANES)
+        store(a->out, to + d, _mm256_div_ps(load(sums, d, 0), sum), half);
+}
+
 INLINE void attend_tile(const attention *a, const tile *t, int half)
 {
     state s;
-    memset(s.sums, 0, t->num_rows * a->size * sizeof(float));
+    memset(s.sums, 0, t->num_rows * sums_stride(a) * sizeof(float));
     for (int64_t row = 0; row < MAX_ROWS; row++) {
         s.maxima[row] = NOTHING;
         s.weights[row] = 0;
     }
     for (int64_t row = 0; row < t->num_rows; row++)
-        for (int64_t d = 0, from = offset_of(a, t, row, a->query_stride); d < a->size; d += LANES)
-            store(s.query, row * a->size + d, load(a->query, from + d, half), 0);
+        keep_query(a, &s, row, offset_of(a, t, row, a->query_stride), half);
     const int64_t end = position_of(a, t, t->num_rows - 1) + 1;
-    for (int64_t i = first_visible(a, t->first) / CHUNK * CHUNK; i < end; i += CHUNK) {
-        chunk c = chunk_at(a, t, i, end, half);
+    int64_t i = first_visible(a, t->first) / CHUNK * CHUNK;
+    for (; i < end; i += CHUNK) {
+        const chunk c = chunk_at(a, t, i, end, half);
+        fetch(a, &c, half);
         attend_chunk(a, t, &c, &s, half);
     }
-    for (int64_t row = 0; row < t->num_rows; row++) {
-        const __m256 sum = _mm256_set1_ps(s.weights[row]);
-        for (int64_t d = 0, to = offset_of(a, t, row, a->num_heads * a->size); d < a->size;
-             d += LANES)
-            store(a->out, to + d, _mm256_div_ps(load(s.sums, row * a->size + d, 0), sum), half);
-    }
+    for (int64_t row = 0; row < t->num_rows; row++)
+        store_row(a, &s, row, offset_of(a, t, row, a->num_heads * a->size), half);
 }
 
 static void attend_half(const attention *a, const tile *t) { attend_tile(a, t, 1); }

@@ -1,6 +1,6 @@
-/* A decoder layer as Llama has it, in float32 or bfloat16 on four-bit weights with the adapters of a
- * batch: one call for what would be twenty of Python's, which on a small base take as long as the
- * products of a few rows.
+/* Decoder layers as Llama has them, in float32 or bfloat16 on four-bit weights with the adapters of a
+ * batch: one call for what would be twenty of Python's for each, which on a small base take as long as
+ * the products of a few rows.
  *
  *     h = x + o(attention(rotated q, k, v of norm(x)))     q and k by norms of their own, if there are
  *     y = h + down(silu(gate) * up of norm(h))
@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     int64_t num_tokens;
     const void *cos, *sin;        /* [num_tokens, head_size] */
-    void *pool;                   /* this layer's keys and values, as finlora_attention reads them */
+    void *const *pools;           /* each layer's keys and values, as finlora_attention reads them */
     const int64_t *new_pages;     /* [num_tokens] */
     const int64_t *table, *spans; /* as finlora_attention takes them */
     int64_t table_stride, num_spans;
@@ -108,7 +108,7 @@ static void normalize_heads(norm n, void *heads, int64_t stride, int64_t num_hea
 
 /* Queries, keys and values [num_tokens, (num_heads + 2 num_kv_heads) * head_size] -> out
  * [num_tokens, num_heads * head_size]; keys and values go to their pages. */
-static void attend(const decoder_layer *l, const step *s, void *heads, void *out)
+static void attend(const decoder_layer *l, const step *s, void *pool, void *heads, void *out)
 {
     const int64_t width = l->query_key_value.weight->out_features;
     void *key = (void *)at(heads, l->num_heads * l->head_size, s->half);
@@ -116,18 +116,16 @@ static void attend(const decoder_layer *l, const step *s, void *heads, void *out
     normalize_heads(l->query_norm, heads, width, l->num_heads, l->head_size, s);
     normalize_heads(l->key_norm, key, width, l->num_kv_heads, l->head_size, s);
     finlora_rotate_and_store(heads, width, key, width, value, width, s->num_tokens, l->num_heads,
-                             l->num_kv_heads, l->head_size, s->cos, s->sin, s->pool, s->new_pages,
+                             l->num_kv_heads, l->head_size, s->cos, s->sin, pool, s->new_pages,
                              s->half, s->num_threads);
-    finlora_attention(heads, width, s->pool, s->table, s->table_stride, s->spans, s->num_spans,
+    finlora_attention(heads, width, pool, s->table, s->table_stride, s->spans, s->num_spans,
                       l->num_heads, l->num_kv_heads, l->head_size, l->window, l->scaling, out, s->half,
                       s->num_threads);
 }
 
-/* x and y [num_tokens, hidden], which do not overlap. In the workspace each token has `hidden`
- * numbers, the more of query_key_value's and gate_up's outputs, and the more of output's and down's
- * inputs. */
-void finlora_decoder_layer(const decoder_layer *l, const step *s, const void *x, void *y,
-                           void *workspace)
+/* x and y may be the same. */
+static void run(const decoder_layer *l, const step *s, void *pool, const void *x, void *y,
+                void *workspace)
 {
     const int64_t hidden = l->down.weight->out_features, inner = l->down.weight->in_features;
     const int64_t heads_width = l->query_key_value.weight->out_features;
@@ -138,7 +136,7 @@ void finlora_decoder_layer(const decoder_layer *l, const step *s, const void *x,
     finlora_rms_norm(x, s->num_tokens, hidden, l->attention_norm.weight, l->attention_norm.eps,
                      narrow, s->half, s->num_threads);
     apply(&l->query_key_value, s, narrow, outputs);
-    attend(l, s, outputs, inputs);
+    attend(l, s, pool, outputs, inputs);
     apply(&l->output, s, inputs, narrow);
     add(s, x, narrow, hidden, hidden, y);
 
@@ -149,4 +147,14 @@ void finlora_decoder_layer(const decoder_layer *l, const step *s, const void *x,
                        inputs, s->half, s->num_threads);
     apply(&l->down, s, inputs, narrow);
     add(s, y, narrow, hidden, hidden, y);
+}
+
+/* x and y [num_tokens, hidden], which do not overlap. In the workspace, for which the layers are alike,
+ * each token has `hidden` numbers, the more of query_key_value's and gate_up's outputs, and the more of
+ * output's and down's inputs. */
+void finlora_decoder_layers(const decoder_layer *layers, int64_t num_layers, const step *s,
+                            const void *x, void *y, void *workspace)
+{
+    for (int64_t i = 0; i < num_layers; i++)
+        run(layers + i, s, s->pools[i], i == 0 ? x : y, y, workspace);
 }

@@ -1,7 +1,9 @@
-"""A decoder layer as Llama has it in one call, on four-bit weights; see decoder_layer.c."""
+"""Decoder layers as Llama has them in one call, on four-bit weights; see decoder_layer.c."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -48,7 +50,7 @@ class _StepRecord(ctypes.Structure):
         ("num_tokens", ctypes.c_int64),
         ("cos", ctypes.c_void_p),
         ("sin", ctypes.c_void_p),
-        ("pool", ctypes.c_void_p),
+        ("pools", ctypes.c_void_p),
         ("new_pages", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
         ("spans", ctypes.c_void_p),
@@ -105,61 +107,55 @@ class Parts:
 
 
 class Step(NamedTuple):
-    """What a layer reads and writes beside its rows; as `attention.attend` and `SlotUpdates.add`
-    have it."""
+    """What layers read and write beside rows; see `attention.attend`, `SlotUpdates.add`."""
 
     cos: Tensor  # [T, head size]
     sin: Tensor
-    pool: Tensor
+    pools: Sequence[Tensor]  # of each layer
     new_pages: Tensor  # [T]
     table: Tensor
     spans: Tensor
     segments: Tensor | None
 
 
-class DecoderLayer:
-    """One layer; borrows the tensors of its parts."""
+class DecoderLayers:
+    """Layers of the same sizes, one after the other; borrows the tensors of their parts."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, layers: Sequence[Parts]) -> None:
         """Everything is of one type: float32, or bfloat16 with paired weights.
 
         Raises KernelsUnusableError.
         """
-        self._parts = parts  # the record has nothing but addresses
-        self.dtype = parts.attention_norm.weight.dtype
+        self._layers = layers  # the records have nothing but addresses
         self._library = load()
-        heads, inner = parts.heads, parts.down.weight.in_features
-        self._record = _LayerRecord(
-            _norm(parts.attention_norm),
-            _norm(parts.mlp_norm),
-            _norm(heads.query_norm),
-            _norm(heads.key_norm),
-            _linear(parts.query_key_value),
-            _linear(parts.output),
-            _linear(parts.gate_up),
-            _linear(parts.down),
-            heads.num_heads,
-            heads.num_kv_heads,
-            heads.size,
-            heads.window or 0,
-            heads.scaling,
-        )
+        self._records = (_LayerRecord * len(layers))(*map(_layer, layers))
+        parts = layers[0]
+        inner = parts.down.weight.in_features
+        self.dtype = parts.attention_norm.weight.dtype
         self._hidden = parts.down.weight.out_features
         outputs = max(parts.query_key_value.weight.out_features, 2 * inner)
-        inputs = max(heads.num_heads * heads.size, inner)
+        inputs = max(parts.heads.num_heads * parts.heads.size, inner)
         self._workspace = self._hidden + outputs + inputs  # numbers for each token
 
-    def run(self, x: Tensor, step: Step) -> Tensor:
-        """[T, hidden] -> the same, in a new tensor; keys and values go to their pages."""
-        assert {t.dtype for t in (x, step.cos, step.sin, step.pool)} == {self.dtype}
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def run(self, x: Tensor, step: Step, num_layers: int) -> Tensor:
+        """[T, hidden] -> the same after the first layers, in a new tensor.
+
+        Keys and values go to their pages.
+        """
+        assert 0 < num_layers <= len(self) == len(step.pools)
+        assert {t.dtype for t in (x, step.cos, step.sin, *step.pools)} == {self.dtype}
         x, cos, sin = x.contiguous(), step.cos.contiguous(), step.sin.contiguous()
         num_tokens = x.shape[0]
         segments = step.segments
+        pools = (ctypes.c_void_p * len(self))(*(pool.data_ptr() for pool in step.pools))
         record = _StepRecord(
             num_tokens,
             address(cos),
             address(sin),
-            address(step.pool),
+            ctypes.addressof(pools),
             address(step.new_pages),
             address(step.table),
             address(step.spans),
@@ -171,14 +167,41 @@ class DecoderLayer:
             torch.get_num_threads(),
         )
         out, workspace = torch.empty_like(x), x.new_empty(num_tokens, self._workspace)
-        self._library.finlora_decoder_layer(
-            ctypes.byref(self._record),
+        self._library.finlora_decoder_layers(
+            self._records,
+            ctypes.c_int64(num_layers),
             ctypes.byref(record),
             address(x),
             address(out),
             address(workspace),
         )
         return out
+
+
+def sizes(parts: Parts) -> tuple[int, ...]:
+    """What layers of one call have in common."""
+    linears = (parts.query_key_value, parts.output, parts.gate_up, parts.down)
+    shapes = ((linear.weight.in_features, linear.weight.out_features) for linear in linears)
+    return (*chain.from_iterable(shapes), parts.heads.num_heads, parts.heads.size)
+
+
+def _layer(parts: Parts) -> _LayerRecord:
+    heads = parts.heads
+    return _LayerRecord(
+        _norm(parts.attention_norm),
+        _norm(parts.mlp_norm),
+        _norm(heads.query_norm),
+        _norm(heads.key_norm),
+        _linear(parts.query_key_value),
+        _linear(parts.output),
+        _linear(parts.gate_up),
+        _linear(parts.down),
+        heads.num_heads,
+        heads.num_kv_heads,
+        heads.size,
+        heads.window or 0,
+        heads.scaling,
+    )
 
 
 def _norm(norm: Norm | None) -> _NormRecord:

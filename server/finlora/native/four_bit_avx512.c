@@ -60,6 +60,8 @@ static void dequantize(const four_bit_weight *w, int64_t panel, int64_t begin, i
     const uint8_t *codes = codes_at(w, panel, begin);
     for (int64_t k = begin; k < end; k += FEATURES, codes += FEATURES * PANEL / 2) {
         __m512bh numbers[FEATURES];
+        /* Those of the next part: they come while this one is multiplied. */
+        _mm_prefetch((const char *)codes + DEPTH * PANEL / 2, _MM_HINT_T1);
         look_up(codes, book, numbers);
 #pragma GCC unroll 4
         for (int i = 0; i < FEATURES; i++, out += PANEL)

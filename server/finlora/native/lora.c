@@ -9,7 +9,7 @@
 #include "kernels.h"
 #include "rows.h"
 #ifdef __AVX512BF16__
-#include "lora_rows_avx512.h"
+#include "half_rows_avx512.h"
 #endif
 
 #define MAX_RANKS 1024 /* of all layers of a slot */
@@ -86,21 +86,50 @@ INLINE void scale(float *y, int64_t y_stride, int count, int64_t size, const voi
 }
 
 #ifdef __AVX512BF16__
+/* rows[i] += sum over j of the weight of pairs[j][i] times the layer's vectors[j]; y = m (y - bias) +
+ * bias follows. */
+INLINE void update_layer(uint16_t *y, int64_t y_stride, int count, int64_t size, lora own,
+                         const void *const *vectors, const uint32_t (*pairs)[GROUP],
+                         const void *bias)
+{
+    for (int64_t d = 0; d < size; d += WIDE) {
+        wide_numbers sums[GROUP];
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+            sums[i] = widen(load_some(y + i * y_stride, d, size - d));
+        add_half_products(sums, count, vectors, own.rank, d, size - d, pairs);
+        if (own.magnitude) {
+            const wide_numbers m = widen(load_some(own.magnitude, d, size - d));
+            const wide_numbers b =
+                widen(bias ? load_some(bias, d, size - d) : _mm512_setzero_si512());
+            for (int i = 0; i < count; i++)
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; half++) {
+                    const __m512 unbiased = _mm512_sub_ps(sums[i].halves[half], b.halves[half]);
+                    sums[i].halves[half] =
+                        _mm512_fmadd_ps(m.halves[half], unbiased, b.halves[half]);
+                }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+            store_some(y + i * y_stride, d, size - d, narrow(sums[i]));
+    }
+}
+
 /* Rows [row, row + count), a constant number of them; all is bfloat16. */
 INLINE void update_half_rows(const update *u, int64_t slot, int64_t row, int count, scratch *s)
 {
     const lora_slots *l = u->slots;
     half_dot_products((const uint16_t *)u->x + row * u->x_stride, u->x_stride, count, s->a,
-                      num_ranks(l, slot), l->in_features, s->hidden);
+                      num_ranks(l, slot), l->in_features, s->hidden, 1);
     int64_t rank = 0, column = 0;
     for (int64_t layer = 0; layer < l->num_layers; layer++) {
         const lora own = layers_of(l, slot)[layer];
         uint16_t *y = (uint16_t *)u->y + row * u->y_stride + column;
         if (own.rank) {
             pair_up(s->hidden + rank, own.rank, s->pairs);
-            add_half_products(y, u->y_stride, count, s->b + rank, own.rank,
-                              l->column_ends[layer] - column, s->pairs, own.magnitude,
-                              u->bias ? at(u->bias, column, 1) : 0);
+            update_layer(y, u->y_stride, count, l->column_ends[layer] - column, own, s->b + rank,
+                         s->pairs, u->bias ? at(u->bias, column, 1) : 0);
         }
         rank += own.rank;
         column = l->column_ends[layer];

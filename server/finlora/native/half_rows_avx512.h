@@ -1,21 +1,26 @@
-/* An adapter's update of up to GROUP rows where rows and weights are bfloat16, by the dot products of
- * AVX512_BF16. Numbers between A and B are a bfloat16 and what is left of them in another one: the pair
- * meets the same weight twice.
+/* What rows.h has, of rows and vectors in bfloat16, by the dot products of AVX512_BF16. A weight of
+ * vectors is a bfloat16 and what is left of it in another one: the pair meets each number twice.
  */
 
-#ifndef FINLORA_LORA_ROWS_AVX512_H
-#define FINLORA_LORA_ROWS_AVX512_H
+#ifndef FINLORA_HALF_ROWS_AVX512_H
+#define FINLORA_HALF_ROWS_AVX512_H
 
 #include "rows.h"
 
 #define WIDE 32    /* numbers of a register */
 #define VECTORS_AT_ONCE 4 /* whose products with GROUP rows are in registers */
 
-/* Numbers [index, index + count) of an array, and zeros where that is less than a register. */
+/* Numbers [index, index + count) of an array, as far as a register has them. */
+INLINE __mmask32 some(int64_t count) { return count < WIDE ? (1u << count) - 1 : ~0u; }
+
 INLINE __m512i load_some(const void *from, int64_t index, int64_t count)
 {
-    const __mmask32 mask = count < WIDE ? (1u << count) - 1 : ~0u;
-    return _mm512_maskz_loadu_epi16(mask, (const uint16_t *)from + index);
+    return _mm512_maskz_loadu_epi16(some(count), (const uint16_t *)from + index);
+}
+
+INLINE void store_some(void *to, int64_t index, int64_t count, __m512i x)
+{
+    _mm512_mask_storeu_epi16((uint16_t *)to + index, some(count), x);
 }
 
 /* Four sums, each over one register. */
@@ -30,16 +35,18 @@ INLINE __m128 wide_sums_of(const __m512 *x)
 }
 
 /* products[j][i] = rows[i] . vectors[j] for `count` rows, a constant. VECTORS_AHEAD more pointers
- * follow, and room for VECTORS_AT_ONCE - 1 more products. */
+ * follow, and room for VECTORS_AT_ONCE - 1 more products. With `fetches` vectors are asked of memory
+ * before their turn. */
 INLINE void half_dot_products(const uint16_t *rows, int64_t stride, int count,
                               const void *const *vectors, int64_t num_vectors, int64_t size,
-                              float (*products)[GROUP])
+                              float (*products)[GROUP], int fetches)
 {
     for (int64_t j = 0; j < num_vectors; j += VECTORS_AT_ONCE) {
         __m512 sums[VECTORS_AT_ONCE][GROUP];
 #pragma GCC unroll 4
         for (int k = 0; k < VECTORS_AT_ONCE; k++) {
-            prefetch(vectors[j + k + VECTORS_AT_ONCE], size * 2);
+            if (fetches)
+                prefetch(vectors[j + k + VECTORS_AT_ONCE], size * 2);
 #pragma GCC unroll 4
             for (int i = 0; i < GROUP; i++)
                 sums[k][i] = _mm512_setzero_ps();
@@ -93,43 +100,22 @@ INLINE __m512i narrow(wide_numbers x)
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), halves);
 }
 
-/* rows[i] += sum over j of the weight of pairs[j][i] times vectors[j]; then, with a magnitude, rows =
- * magnitude (rows - bias) + bias. */
-INLINE void add_half_products(uint16_t *rows, int64_t stride, int count,
-                              const void *const *vectors, int64_t num_vectors, int64_t size,
-                              const uint32_t (*pairs)[GROUP], const uint16_t *magnitude,
-                              const uint16_t *bias)
+/* sums[i] += sum over j of the weight of pairs[j][i] times vectors[j], numbers [d, d + left) of them. */
+INLINE void add_half_products(wide_numbers *sums, int count, const void *const *vectors,
+                              int64_t num_vectors, int64_t d, int64_t left,
+                              const uint32_t (*pairs)[GROUP])
 {
-    for (int64_t d = 0; d < size; d += WIDE) {
-        wide_numbers sums[GROUP];
-#pragma GCC unroll 4
-        for (int i = 0; i < count; i++)
-            sums[i] = widen(load_some(rows + i * stride, d, size - d));
-        for (int64_t j = 0; j < num_vectors; j++) {
-            const __m512i vector = load_some(vectors[j], d, size - d);
-            const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(vector, vector);
-            const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(vector, vector);
-#pragma GCC unroll 4
-            for (int i = 0; i < count; i++) {
-                const __m512bh weights = (__m512bh)_mm512_set1_epi32((int)pairs[j][i]);
-                sums[i].halves[0] = _mm512_dpbf16_ps(sums[i].halves[0], low, weights);
-                sums[i].halves[1] = _mm512_dpbf16_ps(sums[i].halves[1], high, weights);
-            }
-        }
-        wide_numbers m, b = widen(_mm512_setzero_si512());
-        if (magnitude)
-            m = widen(load_some(magnitude, d, size - d));
-        if (magnitude && bias)
-            b = widen(load_some(bias, d, size - d));
-        const __mmask32 mask = size - d < WIDE ? (1u << (size - d)) - 1 : ~0u;
+    for (int64_t j = 0; j < num_vectors; j++) {
+        const __m512i vector = load_some(vectors[j], d, left);
+        const __m512bh both[2] = {(__m512bh)_mm512_unpacklo_epi16(vector, vector),
+                                  (__m512bh)_mm512_unpackhi_epi16(vector, vector)};
 #pragma GCC unroll 4
         for (int i = 0; i < count; i++) {
+            const __m512bh weight = (__m512bh)_mm512_set1_epi32((int)pairs[j][i]);
 #pragma GCC unroll 2
-            for (int half = 0; magnitude && half < 2; half++)
-                sums[i].halves[half] = _mm512_fmadd_ps(
-                    m.halves[half], _mm512_sub_ps(sums[i].halves[half], b.halves[half]),
-                    b.halves[half]);
-            _mm512_mask_storeu_epi16(rows + i * stride + d, mask, narrow(sums[i]));
+            for (int half = 0; half < 2; half++)
+                sums[i].halves[half] =
+                    _mm512_dpbf16_ps(sums[i].halves[half], both[half], weight);
         }
     }
 }
