@@ -14,7 +14,6 @@
 #define FEATURES 4 /* whose codes are in a register */
 #define DEPTH 256 /* input features at a time: 16 KiB, half of a first-level cache */
 #define ROWS 192  /* rows multiplied with them: 16 tiles */
-#define PANELS_AT_ONCE 2 /* that a thread takes: a thread that lost its core holds up few */
 
 /* The sixteen numbers twice: of an index of five bits the highest is of the code beside. */
 INLINE __m512i code_book_of(const float numbers[16])
@@ -166,7 +165,11 @@ static void multiply_panel(const four_bit_weight *w, int64_t panel, const uint16
 void finlora_four_bit_half_product(const four_bit_weight *w, const uint16_t *x, int64_t num_rows,
                                    uint16_t *y, int num_threads)
 {
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, PANELS_AT_ONCE)
+    /* Many rows of a panel take long, and a layer may have few panels: a thread takes one at a time, so
+     * that none is left waiting for another. With few rows memory is what takes long; it gives
+     * neighbours sooner. */
+    const int at_once = num_rows <= TILE ? 2 : 1;
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, at_once)
     for (int64_t panel = 0; panel < w->out_features / PANEL; panel++)
         for (int64_t row = 0; row < num_rows; row += ROWS) {
             const int64_t count = num_rows - row < ROWS ? num_rows - row : ROWS;
