@@ -56,6 +56,18 @@ def test_unpacked_layers_want_compiled_kernels(
     assert found.text.endswith("compiled" if reason is None else reason)
 
 
+@pytest.mark.parametrize("reason", [None, "nothing was compiled for it"])
+def test_a_cpu_that_computes_in_bfloat16_wants_kernels_for_that(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finlora.model.has_avx512bf16", lambda: True)
+    monkeypatch.setattr(library, "obstacle", lambda: None)
+    monkeypatch.setattr(library, "avx512_obstacle", lambda: reason)
+    *_, found = (f for f in check_computing(Settings(device="cpu"), None) if f.subject == "kernels")
+    assert found.facts == {"compiled": reason is None}
+    assert found.text.endswith("compiled" if reason is None else reason)
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "what"),
     [

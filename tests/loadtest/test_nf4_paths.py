@@ -1,13 +1,17 @@
 import pytest
 
 from loadtest import nf4_paths
-from tests.native.kernels import needs_kernels
+from tests.native.kernels import AVX512_MISSING, needs_kernels
 
 
 @needs_kernels
+@pytest.mark.parametrize("kind", ["bfloat16_ways", "float32_ways"])
 def test_the_table_has_a_row_for_every_number_of_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if kind == "bfloat16_ways" and AVX512_MISSING:
+        pytest.skip(f"compiled kernels: {AVX512_MISSING}")
+    monkeypatch.setattr(nf4_paths, "ways", getattr(nf4_paths, kind))
     monkeypatch.setattr(nf4_paths, "SHAPES", ((64, 128), (32, 64)))
     monkeypatch.setattr(nf4_paths, "NUM_BLOCKS", 2)
     monkeypatch.setattr(nf4_paths, "NUM_ROWS", (1, 8))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -142,6 +143,8 @@ async def _announce(
     except Exception:
         server.should_exit = True
         raise
+    # What was loaded stays until the end, so no collection has to look at it again.
+    gc.freeze()
     host, port = listener.getsockname()[:2]
     base, adapters = state.engine.spec.name, state.adapters()
     if console is None:

@@ -1,5 +1,6 @@
 """The engine that is measured: its own registry of random adapters, its costs, its driver."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,10 +64,12 @@ def subject_of(settings: Settings, registry: AdapterRegistry) -> Iterator[Subjec
     sizes = _sizes(base)
     engine = assemble(base, settings, registry, Metrics(CollectorRegistry()), report=lambda _: None)
     cost = _cost(sizes, engine, dtype, output_layer_bytes(base.model))
+    gc.freeze()  # as a server does once it is ready
     try:
         yield Subject(engine, Driver(engine), registry.current(), cost, dtype, device)
         engine.check_idle()
     finally:
+        gc.unfreeze()
         engine.close()
 
 

@@ -33,7 +33,7 @@ def check_computing(settings: Settings, spec: BaseSpec | None) -> Iterator[Findi
     yield from _check_threads(settings)
     yield from _check_layers(settings, device, spec)
     if device.type == "cpu":
-        yield _compiled_kernels()
+        yield _compiled_kernels(best_dtype(device))
 
 
 def _check_device(device: torch.device) -> Iterator[Finding]:
@@ -86,8 +86,10 @@ def _check_layers(
     yield note("kernels", f"{text}; computing in {name}", FASTER, **facts)
 
 
-def _compiled_kernels() -> Finding:
-    what, reason = "finlora's own for adapters, attention and unpacked layers", library.obstacle()
+def _compiled_kernels(dtype: torch.dtype) -> Finding:
+    what = "finlora's own for layers, adapters and attention"
+    in_half = dtype is torch.bfloat16
+    reason = library.avx512_obstacle() if in_half else library.obstacle()
     if reason is None:
         return ok("kernels", f"{what}: compiled", compiled=True)
     return note("kernels", f"{what}: {reason}", COMPILE, compiled=False)
