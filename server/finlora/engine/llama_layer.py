@@ -162,11 +162,16 @@ def replace_layers(model: PreTrainedModel, slots: LoRASlots, rows: StepRows) -> 
         model.set_submodule(name, layer)
     if len(own) != num_layers:
         return False
-    parts = [native_parts(layer) for layer in own.values()]
-    native = [part for part in parts if part is not None]
-    if len(native) == num_layers and len(set(map(sizes, native))) == 1:
-        parent = next(iter(own)).rpartition(".")[0]
-        layers = list(own.values())
-        in_one_call = LayersInOneCall(layers, DecoderLayers(native), slots)
-        model.set_submodule(parent, LlamaStack(layers, in_one_call))
+    stack = _stack(list(own.values()), slots)
+    if stack is not None:
+        model.set_submodule(next(iter(own)).rpartition(".")[0], stack)
     return True
+
+
+def _stack(layers: Sequence[LlamaLayer], slots: LoRASlots) -> LlamaStack | None:
+    """None: some part of a layer has no kernel, or the layers are of several sizes."""
+    parts = [native_parts(layer) for layer in layers]
+    native = [part for part in parts if part is not None]
+    if len(native) < len(layers) or len(set(map(sizes, native))) > 1:
+        return None
+    return LlamaStack(layers, LayersInOneCall(layers, DecoderLayers(native), slots))
