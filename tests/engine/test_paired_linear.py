@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
@@ -11,6 +12,7 @@ from finlora.bases.dequantization import served_weight
 from finlora.config import Quantization
 from finlora.engine import paired_linear
 from finlora.engine.paired_linear import PairedLinear
+from finlora.engine.wide import StepRows
 from finlora.model import load_base, pack
 from finlora.native import library
 from tests.engine.conftest import World
@@ -54,8 +56,22 @@ def test_codes_take_as_much_memory_as_before_and_scales_two_bytes(llama: World) 
     assert paired.scales.nbytes == layer.in_features * layer.out_features // 64 * 2
 
 
-def test_no_copy_would_be_faster(llama: World) -> None:
-    assert PairedLinear.of(layers(load(llama))[0]).widen() == 0
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_prompts_take_a_copy_only_where_the_library_has_faster_products(
+    llama: World, monkeypatch: pytest.MonkeyPatch, has_amx: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": has_amx})
+    layer = layers(load(llama))[0]
+    weight = served_weight(layer, packed=True).to(torch.bfloat16)
+    paired, rows = PairedLinear.of(layer), StepRows(num_decodes=7)
+    x = torch.randn(20, layer.in_features, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        before = paired(x)
+        assert paired.widen(rows) == (weight.nbytes if has_amx else 0)
+        assert paired.computes_alone != has_amx
+        assert torch.equal(paired(x)[:7], before[:7])
+        prompt = F.linear(x, weight)[7:] if has_amx else before[7:]
+        assert torch.equal(paired(x)[7:], prompt)
 
 
 def test_what_the_kernel_does_not_take(llama: World, monkeypatch: pytest.MonkeyPatch) -> None:

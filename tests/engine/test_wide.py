@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 from finlora.adapters.registry import AdapterRegistry
 from finlora.bases.dequantization import served_weight
 from finlora.config import DEFAULT_BASE, Quantization
-from finlora.engine.packed_linear import PackedLinear, StepRows, packed_layers
-from finlora.engine.wide import WideLinear, WideWeight, widen_output_layer
+from finlora.engine.packed_linear import PackedLinear, packed_layers
+from finlora.engine.wide import StepRows, WideLinear, WideWeight, widen_output_layer
 from finlora.model import load_base, pack
 from tests.engine.conftest import World
 from tests.engine.harness import GREEDY, EngineUnderTest

@@ -107,35 +107,35 @@ def test_accumulation_weighs_tokens_not_batches(
     assert [s.grad_norm for s in parts] == pytest.approx([s.grad_norm for s in whole], rel=1e-3)
 
 
+def prepared(base: LoadedBase) -> tuple[Trainer, list[TrainableLoRA]]:
+    """A trainer of the recipe, and its layers in their order."""
+    config = TrainingConfig(**RECIPE)
+    layers = attach_layers(base, config)
+    return Trainer(base.model, layers, config), list(layers.values())
+
+
 def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(
     load: Callable[..., LoadedBase], examples: list[Example]
 ) -> None:
-    base = load()
-    config = TrainingConfig(**RECIPE)
-    layers = attach_layers(base, config)
-    first = next(iter(layers.values()))
+    trainer, (first, *others) = prepared(load())
     with torch.no_grad():
         first.b.fill_(torch.nan)
-    others = [_copies(layer) for layer in layers.values() if layer is not first]
+    before = [_copies(layer) for layer in others]
     with pytest.raises(TrainingDivergedError, match="step 1"):
-        Trainer(base.model, layers, config).fit(lambda _: examples, on_step=lambda _: None)
-    for layer, before in zip(list(layers.values())[1:], others, strict=True):
-        assert all(torch.equal(before[k], v) for k, v in layer.tensors().items())
+        trainer.fit(lambda _: examples, on_step=lambda _: None)
+    for layer, kept in zip(others, before, strict=True):
+        assert all(torch.equal(kept[name], tensor) for name, tensor in layer.tensors().items())
 
 
 def test_a_gradient_that_is_no_number_stops_the_run_although_the_loss_is_one(
     load: Callable[..., LoadedBase], examples: list[Example]
 ) -> None:
-    base = load()
-    config = TrainingConfig(**RECIPE)
-    layers = attach_layers(base, config)
-    first = next(iter(layers.values()))
-    first.b.register_hook(lambda gradient: gradient * torch.inf)
-    before = [_copies(layer) for layer in layers.values()]
-    trainer = Trainer(base.model, layers, config)
+    trainer, layers = prepared(load())
+    layers[0].b.register_hook(lambda gradient: gradient * torch.inf)
+    before = [_copies(layer) for layer in layers]
     with pytest.raises(TrainingDivergedError, match=r"the gradient's norm is (nan|inf) in step 1"):
         trainer.fit(lambda _: examples, on_step=lambda _: None)
-    for layer, kept in zip(layers.values(), before, strict=True):
+    for layer, kept in zip(layers, before, strict=True):
         assert all(torch.equal(kept[name], tensor) for name, tensor in layer.tensors().items())
     assert trainer.history.steps == []
 

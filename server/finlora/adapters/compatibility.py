@@ -2,7 +2,7 @@
 
 from finlora.adapters.adapter import Adapter, LoRAConfig, Manifest
 from finlora.bases.spec import BaseSpec
-from finlora.config import Quantization
+from finlora.config import Quantization, Settings
 from finlora.errors import AdapterIncompatibleError
 from finlora.prompts import PromptTemplate, prompt_format_hash
 
@@ -28,6 +28,12 @@ def check_compatible(
     if difference is not None and strict:
         raise AdapterIncompatibleError(difference)
     return warnings if difference is None else [*warnings, difference]
+
+
+def check_served(adapter: Adapter, spec: BaseSpec, settings: Settings) -> None:
+    """Raises AdapterIncompatibleError when a server with these settings refuses the adapter."""
+    check_compatible(adapter, spec, settings.quantization, strict=settings.strict)
+    check_limits(adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank)
 
 
 def check_limits(config: LoRAConfig, *, max_loras: int, max_lora_rank: int) -> None:

@@ -100,12 +100,7 @@ async def run_all(
         while num_left:
             item = await arrived.get()
             if isinstance(item, Exception):
-                others = [f"{request_id}-{i}" for i, task in enumerate(tasks) if not task.done()]
-                # First, so that none begins after the others have been withdrawn. That they end
-                # they tell the engine only once this waits: later than it is asked to.
-                _cancel(tasks)
-                if others:
-                    await _withdraw(engine, others)
+                await _withdraw(engine, request_id, tasks)
                 raise item
             num_left -= item[1].finish_reason is not None
             yield item
@@ -119,15 +114,22 @@ def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
         task.cancel()
 
 
-async def _withdraw(engine: "AsyncEngine", request_ids: Iterable[str]) -> None:
+async def _withdraw(
+    engine: "AsyncEngine", request_id: str, tasks: Sequence["asyncio.Task[None]"]
+) -> None:
     """End the other sequences of a request that failed; its client has not left."""
+    others = [f"{request_id}-{i}" for i, task in enumerate(tasks) if not task.done()]
+    # First, so that none begins after the others have been withdrawn. That they end they tell the
+    # engine only once this waits: later than it is asked to.
+    _cancel(tasks)
 
     def withdraw(engine: "LLMEngine") -> None:
-        for request_id in request_ids:
-            engine.abort_request(request_id, is_withdrawn=True)
+        for other in others:
+            engine.abort_request(other, is_withdrawn=True)
 
-    with suppress(EngineStoppedError):  # it is stopping
-        await engine.ask(withdraw)
+    if others:
+        with suppress(EngineStoppedError):  # it is stopping
+            await engine.ask(withdraw)
 
 
 def _sampling_params(

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from finlora.adapters.adapter import Adapter
-from finlora.adapters.compatibility import check_compatible, check_limits
+from finlora.adapters.compatibility import check_served
 from finlora.adapters.shipped import open_registry
 from finlora.api.facts import build_facts, limits, model_facts
 from finlora.api.grammars import GrammarCache
@@ -171,11 +171,7 @@ class ServerState:
         return True
 
     def _check_fits(self, adapter: Adapter) -> None:
-        settings = self.settings
-        check_compatible(adapter, self.engine.spec, settings.quantization, strict=settings.strict)
-        check_limits(
-            adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank
-        )
+        check_served(adapter, self.engine.spec, self.settings)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

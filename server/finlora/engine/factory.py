@@ -12,7 +12,7 @@ from finlora.adapters.cache import AdapterCache
 from finlora.adapters.registry import AdapterRegistry
 from finlora.chat_template import ChatTemplate
 from finlora.config import Settings
-from finlora.engine import siblings
+from finlora.engine import siblings, unpacked_layers
 from finlora.engine.adapter_log import LoggedAdapters
 from finlora.engine.compiled_modules import compile_modules
 from finlora.engine.golden import GoldenCheck
@@ -24,12 +24,12 @@ from finlora.engine.lora_weights import AdapterWeights
 from finlora.engine.memory import KVMemory
 from finlora.engine.model_runner import ModelRunner
 from finlora.engine.output_layer import replace_output_layer
-from finlora.engine.packed_linear import StepRows, packed_layers, replace_packed_layers
+from finlora.engine.packed_linear import packed_layers, replace_packed_layers
 from finlora.engine.prefix_cache import PrefixCache
 from finlora.engine.scheduler import Scheduler
 from finlora.engine.siblings import LayerGroup, group_layers
-from finlora.engine.unpacked_layers import replace_unpacked_layers, unpacked_layers
-from finlora.engine.wide import widen_output_layer
+from finlora.engine.unpacked_layers import replace_unpacked_layers
+from finlora.engine.wide import StepRows, widen_output_layer
 from finlora.metrics import Metrics
 from finlora.model import LoadedBase, load_base, memory_bytes, pack
 from finlora.threads import set_threads
@@ -162,10 +162,10 @@ def _adapt(slots: LoRASlots, max_loras: int, layer: nn.Module, group: LayerGroup
 
 
 def _widen(model: PreTrainedModel, rows: StepRows, report: Callable[[str], None]) -> int:
-    """Copies of the packed layers, for prompts, and of the output layer; their bytes."""
+    """Copies of the layers, for prompts, and of the output layer, where they help; their bytes."""
     with torch.inference_mode():
         num_bytes = sum(layer.widen(rows) for layer in packed_layers(model))
-        num_bytes += sum(layer.widen() for layer in unpacked_layers(model))
+        num_bytes += unpacked_layers.widen(model, rows)
         num_bytes += widen_output_layer(model)
     report(f"keeps wide copies: {num_bytes / 2**20:.0f} MiB")
     return num_bytes

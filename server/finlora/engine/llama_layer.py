@@ -22,8 +22,8 @@ from finlora.engine.lora import LoRASlots
 from finlora.engine.lora_batch import LoRABatch
 from finlora.engine.native_attention import NativeBatch
 from finlora.engine.native_parts import native_parts
-from finlora.engine.packed_linear import StepRows
 from finlora.engine.panel_linear import max_rows
+from finlora.engine.wide import StepRows
 from finlora.native.decoder_layer import DecoderLayers, Step, sizes
 
 # They differ in their attention.

@@ -19,7 +19,7 @@ from finlora.engine.llama_attention import replace_attention
 from finlora.engine.llama_layer import WantedRows, replace_layers
 from finlora.engine.lora import LoRASlots
 from finlora.engine.lora_batch import LoRABatch, Segment
-from finlora.engine.packed_linear import StepRows
+from finlora.engine.wide import StepRows
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 

@@ -56,7 +56,7 @@ def _linear(*layers: nn.Module) -> Linear:
     base, updates = adapted, None
     if isinstance(adapted, LoRALinear):
         base, updates = adapted.base, _updates(adapted)
-    if not isinstance(base, PanelLinear | PairedLinear):
+    if not isinstance(base, PanelLinear | PairedLinear) or not base.computes_alone:
         raise _NoKernelError
     return Linear(base.panels, base.bias, updates)
 

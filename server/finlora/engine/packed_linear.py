@@ -7,7 +7,6 @@ The kernel, the weights and the numbers are bitsandbytes' own.
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +14,12 @@ from bitsandbytes.cextension import lib
 from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
-from finlora.engine.wide import WideWeight
+from finlora.engine.wide import StepRows, WidePrompts
 
 KERNELS = {
     "nf4": "gemv_4bit_inference_cpu_nf4_bf16",
     "fp4": "gemv_4bit_inference_cpu_fp4_bf16",
 }
-
-
-@dataclass(slots=True)
-class StepRows:
-    """How the rows of the step at hand divide: those of generated tokens come first."""
-
-    num_decodes: int = 0
 
 
 class PackedLinear(nn.Module):
@@ -51,8 +43,7 @@ class PackedLinear(nn.Module):
             ctypes.c_void_p(weight.data_ptr()),
             ctypes.c_void_p(scales.data_ptr()),
         )
-        self._wide: WideWeight | None = None
-        self._rows = StepRows()
+        self._wide: WidePrompts | None = None
 
     @classmethod
     def of(cls, layer: Linear4bit) -> "PackedLinear":
@@ -77,14 +68,9 @@ class PackedLinear(nn.Module):
     def widen(self, rows: StepRows) -> int:
         """Keep a 16-bit copy for prompt tokens from now on; its bytes.
 
-        The packed kernel reaches two thirds of the rate of a bf16 product with many rows. Prompt
-        tokens always take the copy and generated ones never, so that a token's numbers do not
-        depend on who shares its step.
+        The packed kernel reaches two thirds of the rate of a bf16 product with many rows.
         """
-        # The layer applied to the unit vectors: its weights, exact but for the rounding to bf16.
-        units = torch.eye(self.in_features, dtype=torch.bfloat16)
-        self._wide = WideWeight(self._packed(units).T)
-        self._rows = rows
+        self._wide = WidePrompts(self._packed, self.in_features, rows)
         return self._wide.nbytes
 
     def product(self, x: Tensor) -> Tensor:
@@ -94,18 +80,10 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         rows = x.reshape(-1, self.in_features).contiguous()
-        out = self._packed(rows) if self._wide is None else self._divided(rows, self._wide)
+        out = self._packed(rows) if self._wide is None else self._wide.product(rows)
         if self.bias is not None:
             out.add_(self.bias)
         return out.view(*x.shape[:-1], self.out_features)
-
-    def _divided(self, x: Tensor, wide: WideWeight) -> Tensor:
-        border = self._rows.num_decodes
-        if border == 0:
-            return wide.product(x)
-        if border == len(x):
-            return self._packed(x)
-        return torch.cat((self._packed(x[:border]), wide.product(x[border:])))
 
     def _packed(self, x: Tensor) -> Tensor:
         out = x.new_empty(len(x), self.out_features)

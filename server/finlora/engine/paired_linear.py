@@ -1,7 +1,7 @@
 """Four-bit layers on CPUs with AVX512_BF16, computed by our own kernel.
 
 It multiplies the same numbers as bitsandbytes' packed kernel, in about the time that a bf16 product
-of large matrices takes; see native/four_bit_avx512.c.
+of large matrices takes with the same instructions; see native/four_bit_avx512.c.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from torch import Tensor, nn
 
 from finlora.bases.dequantization import rows_as_stored
+from finlora.engine.wide import StepRows, WidePrompts
 from finlora.native import library
 from finlora.native.paired import MAX_BLOCK_SIZE, PANEL, PairedWeight
 
@@ -26,6 +27,7 @@ class PairedLinear(nn.Module):
         self.scales = panels.scales
         self.bias = bias
         self.in_features, self.out_features = panels.in_features, panels.out_features
+        self._wide: WidePrompts | None = None
 
     @classmethod
     def of(cls, layer: Linear4bit) -> "PairedLinear":
@@ -40,9 +42,20 @@ class PairedLinear(nn.Module):
         """One layer with the outputs of all in a row."""
         return cls(PairedWeight.joined([layer.panels for layer in layers]), bias)
 
-    def widen(self) -> int:
-        """No copy would be faster; 0 bytes."""
-        return 0
+    @property
+    def computes_alone(self) -> bool:
+        """Whether all products are the kernel's."""
+        return self._wide is None
+
+    def widen(self, rows: StepRows) -> int:
+        """Keep a 16-bit copy for prompt tokens where the CPU has AMX; its bytes.
+
+        Only there does the library multiply many rows faster.
+        """
+        if not torch.cpu.get_capabilities().get("amx_bf16", False):
+            return 0
+        self._wide = WidePrompts(self.panels.product, self.in_features, rows)
+        return self._wide.nbytes
 
     def product(self, x: Tensor) -> Tensor:
         """Without the bias: [n, in_features] -> [n, out_features]; safe from any thread."""
@@ -50,7 +63,8 @@ class PairedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        out = self.panels.product(x.reshape(-1, self.in_features))
+        flat = x.reshape(-1, self.in_features)
+        out = self.panels.product(flat) if self._wide is None else self._wide.product(flat)
         if self.bias is not None:
             out.add_(self.bias)
         return out.view(*x.shape[:-1], self.out_features)

@@ -44,6 +44,11 @@ class PanelLinear(nn.Module):
         """One layer with the outputs of all in a row."""
         return cls(PanelWeight.joined([layer.panels for layer in layers]), bias)
 
+    @property
+    def computes_alone(self) -> bool:
+        """Whether the products of few rows are all the kernel's."""
+        return True
+
     def widen(self) -> int:
         """Keep the weights dequantised for what the kernel is too slow for; the copy's bytes."""
         if self.max_rows is None:

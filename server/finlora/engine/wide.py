@@ -4,11 +4,15 @@ torch rearranges a bf16 weight anew in every product; for few rows that costs mo
 The results are the same bits. Copies take memory, so they are made only where they were asked for.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+Product = Callable[[Tensor], Tensor]
 NUM_ROWS_HINT = 256  # the kernel's layout is chosen for about this many rows
 
 
@@ -33,6 +37,37 @@ class WideWeight:
             return x.new_empty(0, self._out_features)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return y
+
+
+@dataclass(slots=True)
+class StepRows:
+    """How the rows of the step at hand divide: those of generated tokens come first."""
+
+    num_decodes: int = 0
+
+
+class WidePrompts:
+    """A layer's product, of prompt tokens by a copy of its weight.
+
+    They always take the copy and generated tokens never, so that a token's numbers do not depend on
+    who shares its step.
+    """
+
+    def __init__(self, product: Product, in_features: int, rows: StepRows) -> None:
+        # The layer applied to the unit vectors: its weights, exact but for the rounding to bf16.
+        self._copy = WideWeight(product(torch.eye(in_features, dtype=torch.bfloat16)).T)
+        self._product = product
+        self._rows = rows
+        self.nbytes = self._copy.nbytes
+
+    def product(self, x: Tensor) -> Tensor:
+        """[n, in_features] -> [n, out_features]."""
+        border = self._rows.num_decodes
+        if border == 0:
+            return self._copy.product(x)
+        if border == len(x):
+            return self._product(x)
+        return torch.cat((self._product(x[:border]), self._copy.product(x[border:])))
 
 
 def _can_be_arranged(weight: Tensor) -> bool:

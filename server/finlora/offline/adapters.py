@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from finlora.adapters.adapter import Adapter
-from finlora.adapters.compatibility import check_compatible, check_limits
+from finlora.adapters.compatibility import check_served
 from finlora.adapters.registry import AdapterRegistry
 from finlora.adapters.shipped import open_registry
 from finlora.bases.spec import BaseSpec
@@ -36,7 +36,7 @@ class Adapters:
         if name is None or name == spec.name:
             return None
         adapter = self._find(name)
-        self._check(adapter, spec)
+        check_served(adapter, spec, self._settings)
         return adapter
 
     def add(
@@ -87,14 +87,7 @@ class Adapters:
 
     def _fits(self, adapter: Adapter, spec: BaseSpec) -> bool:
         try:
-            self._check(adapter, spec)
+            check_served(adapter, spec, self._settings)
         except AdapterIncompatibleError:
             return False
         return True
-
-    def _check(self, adapter: Adapter, spec: BaseSpec) -> None:
-        settings = self._settings
-        check_compatible(adapter, spec, settings.quantization, strict=settings.strict)
-        check_limits(
-            adapter.config, max_loras=settings.max_loras, max_lora_rank=settings.max_lora_rank
-        )
