@@ -17,6 +17,8 @@
 #define PANEL 32      /* columns: two vectors of sums */
 #define HALF_PANEL 16
 #define TILE 12       /* rows at most */
+#define DEPTH 256     /* input features at a time: 16 KiB, half of a first-level cache */
+#define ROWS 192      /* multiplied with them: 16 tiles, whose features fit a second-level cache */
 
 typedef struct {
     const uint16_t *x; /* [any, depth], bfloat16, from the first of the features at hand on */
@@ -74,6 +76,14 @@ INLINE int64_t rows_of_tile(int64_t num_rows)
     const int64_t num_tiles = (num_rows + TILE - 1) / TILE;
     return (num_rows + num_tiles - 1) / num_tiles;
 }
+
+/* CALL(count) for one tile of rows `r` after the other. */
+#define FOR_TILES(num_rows, r, CALL) \
+    for (int64_t left = num_rows, count; left; \
+         left -= count, r.x += count * r.x_stride, r.y += count * r.y_stride) { \
+        count = rows_of_tile(left); \
+        FOR_ROWS(count, CALL) \
+    }
 
 /* CALL(count) with a constant for each number of rows that a tile has. */
 #define FOR_ROWS(count, CALL) \

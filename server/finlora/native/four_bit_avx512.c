@@ -12,8 +12,6 @@
 #include "kernels.h"
 
 #define FEATURES 4 /* whose codes are in a register */
-#define DEPTH 256 /* input features at a time: 16 KiB, half of a first-level cache */
-#define ROWS 192  /* rows multiplied with them: 16 tiles */
 
 /* The sixteen numbers twice: of an index of five bits the highest is of the code beside. */
 INLINE __m512i code_book_of(const float numbers[16])
@@ -118,13 +116,7 @@ static __attribute__((noinline)) void multiply_tiles(const four_bit_weight *w, i
                                                      rows r)
 {
 #define MULTIPLY(count) multiply_tile(count, w, panel, begin, end, weights, r)
-    while (num_rows) {
-        const int64_t count = rows_of_tile(num_rows);
-        FOR_ROWS(count, MULTIPLY)
-        num_rows -= count;
-        r.x += count * r.x_stride;
-        r.y += count * r.y_stride;
-    }
+    FOR_TILES(num_rows, r, MULTIPLY)
 }
 
 static __attribute__((noinline)) void multiply_one_tile(const four_bit_weight *w, int64_t panel,

@@ -1,6 +1,7 @@
 """Weights in bfloat16 in the panels that half.c reads, and what float32 computes with them."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,19 +46,8 @@ class HalfPanels:
     def product(self, x: Tensor) -> Tensor:
         """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
         assert x.dtype is torch.float32
-        x = x.contiguous()
-        num_rows = x.shape[0]
-        out = x.new_empty(num_rows, self.out_features)
-        self._library.finlora_half_product(
-            address(x),
-            ctypes.c_int64(num_rows),
-            ctypes.c_int64(self.in_features),
-            address(self.panels),
-            ctypes.c_int64(self.num_panels),
-            address(out),
-            ctypes.c_int(torch.get_num_threads()),
-        )
-        return out
+        kernel, shape = self._library.finlora_half_product, (len(x), self.out_features)
+        return panels_product(kernel, x, self.panels, self.in_features, shape)
 
     def product_back(self, y: Tensor) -> Tensor:
         """y W in float32: [n, out_features] -> [n, in_features], a multiple of 16."""
@@ -81,6 +71,23 @@ class HalfPanels:
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the weight in float32: [...] -> [..., in_features]."""
         return self.panels[ids // PANEL, :, ids % PANEL].float()
+
+
+def panels_product(
+    kernel: Any, x: Tensor, panels: Tensor, in_features: int, shape: tuple[int, int]
+) -> Tensor:
+    """x W^T in float32, of a shape, by a kernel that takes rows and a weight in panels."""
+    x, out = x.contiguous(), torch.empty(shape, dtype=torch.float32)
+    kernel(
+        address(x),
+        ctypes.c_int64(shape[0]),
+        ctypes.c_int64(in_features),
+        address(panels),
+        ctypes.c_int64(panels.shape[0]),
+        address(out),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return out
 
 
 def is_exact(weight: Tensor) -> bool:

@@ -6,8 +6,6 @@
 
 #include "dots_avx512.h"
 
-#define DEPTH 256 /* input features at a time: 16 KiB, half of a first-level cache */
-#define ROWS 192  /* rows multiplied with them; their features fit a second-level cache */
 #define PANELS_AT_ONCE 2 /* that a thread takes: a thread that lost its core holds up few */
 
 INLINE void multiply_tile(int count, rows r, const uint16_t *weights, int64_t depth, int is_first)
@@ -34,13 +32,7 @@ static __attribute__((noinline)) void multiply_tiles(int64_t num_rows, rows r,
                                                      int is_first)
 {
 #define MULTIPLY(count) multiply_tile(count, r, weights, depth, is_first)
-    while (num_rows) {
-        const int64_t count = rows_of_tile(num_rows);
-        FOR_ROWS(count, MULTIPLY)
-        num_rows -= count;
-        r.x += count * r.x_stride;
-        r.y += count * r.y_stride;
-    }
+    FOR_TILES(num_rows, r, MULTIPLY)
 }
 
 static void multiply_panel(const uint16_t *panel, int64_t num_rows, int64_t in_features, rows all)

@@ -86,8 +86,7 @@ INLINE void scale(float *y, int64_t y_stride, int count, int64_t size, const voi
 }
 
 #ifdef __AVX512BF16__
-/* rows[i] += sum over j of the weight of pairs[j][i] times the layer's vectors[j]; y = m (y - bias) +
- * bias follows. */
+/* y += the pairs' weights times the rows of one layer's B; then DoRA's y = m (y - bias) + bias. */
 INLINE void update_layer(uint16_t *y, int64_t y_stride, int count, int64_t size, lora own,
                          const void *const *vectors, const uint32_t (*pairs)[GROUP],
                          const void *bias)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from finlora.native.four_bit import WeightRecord
+from finlora.native.half import panels_product
 from finlora.native.library import address, load
 
 PANEL = 32  # output features of a panel
@@ -70,7 +71,8 @@ class PairedWeight:
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T: [n, in_features] -> [n, out_features]; safe from any thread."""
-        x = _rows(x)
+        assert x.dtype is torch.bfloat16
+        x = x.contiguous()
         num_rows = x.shape[0]
         out = x.new_empty(num_rows, self.out_features)
         self._library.finlora_four_bit_half_product(
@@ -118,25 +120,10 @@ class PairedPanels:
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T in float32: [n, in_features] -> [n, out_features]; safe from any thread."""
-        x = _rows(x)
-        num_rows = x.shape[0]
-        out = torch.empty(num_rows, self.out_features)
-        self._library.finlora_half_dots(
-            address(x),
-            ctypes.c_int64(num_rows),
-            ctypes.c_int64(self.in_features),
-            address(self.panels),
-            ctypes.c_int64(self.num_panels),
-            address(out),
-            ctypes.c_int(torch.get_num_threads()),
-        )
-        return out
+        assert x.dtype is torch.bfloat16
+        kernel, shape = self._library.finlora_half_dots, (len(x), self.out_features)
+        return panels_product(kernel, x, self.panels, self.in_features, shape)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the weight: [...] -> [..., in_features]."""
         return self.panels[ids // PANEL, :, ids % PANEL].flatten(-2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    assert x.dtype is torch.bfloat16
-    return x.contiguous()
